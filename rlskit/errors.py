@@ -1,0 +1,153 @@
+"""The exception tree: every error that rlskit raises on its own account.
+
+::
+
+    RlskitError                          .code  .hint
+    ├─ RuleError (ValueError)            E100   the declaration is wrong
+    │  ├─ UnknownColumnError             E101   a rule names a column that the table lacks
+    │  ├─ UnsupportedRuleError           E102   a clear wish that PostgreSQL cannot enforce exactly
+    │  └─ RuleFileError                  E103   the rule file is wrong: .path .table .key
+    ├─ PlanError                         E200   the database cannot be brought to the rules
+    │  ├─ StalePlanError                 E201   the database changed since the plan was made
+    │  ├─ RuntimeVersionError            E202   the schema rlskit is missing, older or newer
+    │  └─ ForeignObjectError             E203   something that rlskit did not make undoes the rules
+    ├─ IdentityError                     E300   who is asking cannot be told to the database
+    │  ├─ InvalidIdentityError (ValueError)  E301
+    │  ├─ MissingIdentityError           E302
+    │  ├─ IdentityConflictError          E303
+    │  ├─ TransactionInProgressError     E304
+    │  └─ BypassingRoleError             E305   row security does not bind this login
+    └─ ServerError (RuntimeError)        E400   no throwaway PostgreSQL could be had
+
+What the database itself refuses stays the driver's own exception. A message is one line, lower case, without a final
+period, with the user's words in backticks; it never holds a value of a row or a password. The way out is in ``.hint``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RlskitError(Exception):
+    """Base of all of them.
+
+    ``code`` is stable and has a section in the documentation; ``hint`` says the way out in one line, or is empty.
+    """
+
+    code: ClassVar[str] = "E000"
+    hint: str
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """What is wrong, without the way out."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class RuleError(RlskitError, ValueError):
+    """A declaration that cannot be meant."""
+
+    code = "E100"
+
+
+class UnknownColumnError(RuleError):
+    """A rule names a column that its table does not have."""
+
+    code = "E101"
+
+
+class UnsupportedRuleError(RuleError):
+    """A declaration that is clear but that PostgreSQL cannot enforce exactly; it is never approximated."""
+
+    code = "E102"
+
+
+class RuleFileError(RuleError):
+    """A mistake in a rule file, with its place.
+
+    ``path`` is the file (or ``module:attribute``), ``table`` the key below ``tables`` or None, ``key`` the key inside it.
+    """
+
+    code = "E103"
+
+    def __init__(self, message: str, *, path: str, table: str | None = None, key: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.path, self.table, self.key = path, table, key
+
+    @property
+    def message(self) -> str:
+        """The place and what is wrong there."""
+        place = ".".join(part for part in ("tables" if self.table else None, self.table, self.key) if part)
+        return f"{self.path}: {place}: {self.args[0]}" if place else f"{self.path}: {self.args[0]}"
+
+
+class PlanError(RlskitError):
+    """The database cannot be brought to what the rules ask for."""
+
+    code = "E200"
+
+
+class StalePlanError(PlanError):
+    """The database is no longer the one that the plan was made for."""
+
+    code = "E201"
+
+
+class RuntimeVersionError(PlanError):
+    """The schema ``rlskit`` is missing, older, or newer than this package."""
+
+    code = "E202"
+
+
+class ForeignObjectError(PlanError):
+    """A policy or a privilege that rlskit did not make lets the role past the rules."""
+
+    code = "E203"
+
+
+class IdentityError(RlskitError):
+    """Who is asking cannot be told to the database."""
+
+    code = "E300"
+
+
+class InvalidIdentityError(IdentityError, ValueError):
+    """A ``sub``, a ``username`` or a claim that could be taken for somebody else's."""
+
+    code = "E301"
+
+
+class MissingIdentityError(IdentityError):
+    """Nobody was given where somebody is needed."""
+
+    code = "E302"
+
+
+class IdentityConflictError(IdentityError):
+    """Another identity is already at work on this connection."""
+
+    code = "E303"
+
+
+class TransactionInProgressError(IdentityError):
+    """The connection is already in a transaction, or the block's own transaction was ended inside it."""
+
+    code = "E304"
+
+
+class BypassingRoleError(IdentityError):
+    """Row security does not bind this login, or the login could lift it."""
+
+    code = "E305"
+
+
+class ServerError(RlskitError, RuntimeError):
+    """No PostgreSQL server could be had or started."""
+
+    code = "E400"

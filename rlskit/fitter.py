@@ -1,0 +1,237 @@
+"""A wanted state is fitted to one database: column lists, types, partitions. What does not fit is refused here, before any change."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from rlskit.catalog import Database, TableFacts
+from rlskit.errors import PlanError, UnknownColumnError, UnsupportedRuleError
+from rlskit.names import QualifiedName, did_you_mean, fitted
+from rlskit.state import (
+    AllBut,
+    AnyOf,
+    CallersName,
+    Check,
+    Column,
+    Default,
+    Expression,
+    Grant,
+    Index,
+    MovingAway,
+    NamesCaller,
+    NamesSomebody,
+    OwnerColumn,
+    Policy,
+    RowSecurity,
+    State,
+    TableObject,
+    Trigger,
+    Usage,
+    WellFormed,
+)
+
+_FIT_TYPES = ("text", "character varying")
+
+
+def fit(wanted: State, database: Database, role: str) -> State:
+    """Return ``wanted`` as this database would have it.
+
+    Raises UnknownColumnError, UnsupportedRuleError or PlanError for what does not fit: a role, a table or a column that is
+    missing, a type that cannot hold an owner, a role that row security would not bind.
+    """
+    _check_role(database, role)
+    families: dict[QualifiedName, list[TableFacts]] = defaultdict(list)
+    for facts in database.tables.values():
+        for ancestor in facts.ancestors:
+            if facts.name not in wanted.tables:
+                families[ancestor].append(facts)
+    objects: list[TableObject] = []
+    for table in sorted(wanted.tables):
+        objects += _fit_table(_facts(database, table), wanted.of(table), families[table])
+    objects += _leaving(wanted, database)
+    return replace(wanted, objects=frozenset(objects))
+
+
+def check_rights(database: Database, tables: Iterable[QualifiedName]) -> None:
+    """Raise PlanError unless the connected user may carry changes to these tables out."""
+    server = database.server
+    if server.read_only:
+        raise PlanError("this server is read-only", hint="connect to the primary, in a transaction that may write")
+    for table in tables:
+        facts = database.tables[table]
+        if not facts.alterable:
+            raise PlanError(
+                f"`{server.user_name}` may not alter table `{table}`, which belongs to `{facts.owner}`",
+                hint=f"connect as `{facts.owner}`, as a member of it, or as a superuser",
+            )
+
+
+def _check_role(database: Database, role: str) -> None:
+    if not database.server.role_exists:
+        raise PlanError(f"role `{role}` does not exist", hint=f'create role "{role}" nologin, and grant it to the logins of the application')
+    if database.server.role_bypasses:
+        raise PlanError(
+            f"role `{role}` is a superuser or has BYPASSRLS, so no rule would bind it",
+            hint=f'alter role "{role}" nosuperuser nobypassrls, or name another role',
+        )
+
+
+def _facts(database: Database, table: QualifiedName) -> TableFacts:
+    if table not in database.tables:
+        raise PlanError(f"table `{table}` does not exist", hint="create it first: rlskit adds owner columns, but no tables")
+    facts = database.tables[table]
+    if facts.kind not in ("table", "partitioned table"):
+        way_out = "put the rules on its tables, and make it `with (security_invoker = true)`" if facts.kind == "view" else "leave it out"
+        raise PlanError(f"`{table}` is a {facts.kind}, and PostgreSQL has no row security there", hint=way_out)
+    if facts.owner in database.server.role_may_become:
+        raise PlanError(
+            f"the application's role owns table `{table}`, or may become its owner `{facts.owner}`, who can lift the rules",
+            hint=f'alter table {table} owner to another role, or revoke "{facts.owner}" from the application',
+        )
+    return facts
+
+
+def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[TableFacts]) -> Iterator[TableObject]:
+    added = {each.name: each for each in objects if isinstance(each, Column) and each.name not in facts.columns}
+    for column in added.values():
+        _refuse_misspelling(facts, column)
+    for each in objects:
+        match each:
+            case Column():
+                if each.name in added:
+                    yield each
+                else:
+                    _check_strategy(facts, each)
+            case Policy():
+                yield replace(each, using=_typed(each.using, facts), with_check=_typed(each.with_check, facts))
+            case Default() | Check():
+                yield replace(each, expression=_typed(each.expression, facts))
+            case Grant():
+                grant = replace(each, columns=_listed(each.columns, facts, added))
+                if grant.columns != ():
+                    yield grant
+                yield from _sequences(grant, facts)
+            case Index():
+                yield from _indexes(each, facts, family)
+            case RowSecurity():
+                yield each
+                for child in family:
+                    yield replace(each, table=child.name, why=f"a part of {facts.name} that could be reached directly")
+            case Trigger():
+                yield each
+                # PostgreSQL copies a row trigger down to partitions, but not to children that inherit.
+                for child in family:
+                    if not child.is_partition:
+                        yield replace(each, table=child.name)
+            case _:
+                yield each
+
+
+def _refuse_misspelling(facts: TableFacts, column: Column) -> None:
+    near = did_you_mean(column.name, [each.name for each in facts.columns.values()])
+    if near.startswith("did"):
+        raise UnknownColumnError(
+            f"table `{facts.name}` has no column `{column.name}`, which {column.why} names",
+            hint=f"{near} otherwise add the column yourself: rlskit adds one only where no name is like it",
+        )
+
+
+def _check_strategy(facts: TableFacts, wanted: Column) -> None:
+    found = facts.columns[wanted.name]
+    is_list, asks_list = found.type.endswith("[]"), wanted.type.endswith("[]")
+    place = f"column `{wanted.name}` of table `{facts.name}`"
+    if is_list != asks_list:
+        word = "owners_defined_in" if is_list else "owner_defined_in"
+        raise UnsupportedRuleError(f"{place} is {found.type}, and {wanted.why} does not fit it", hint=f'write allow.{word}("{wanted.name}")')
+    if found.generated:
+        raise UnsupportedRuleError(f"{place} is generated, so nobody could be written into it", hint="name an ordinary column")
+    if not found.deterministic:
+        raise UnsupportedRuleError(
+            f"{place} has a collation that takes different names for the same",
+            hint=f'alter table {facts.name} alter column "{wanted.name}" type {found.type} collate "C"',
+        )
+    name_type = found.type.removesuffix("[]")
+    if name_type not in (*_FIT_TYPES, *(() if is_list else ("uuid",))):
+        raise UnsupportedRuleError(
+            f"{place} is {found.type}, which cannot hold an owner exactly", hint=f"make it {wanted.type}, or uuid for one claim that is a uuid"
+        )
+
+
+def _typed(expression: Expression | None, facts: TableFacts) -> Expression | None:
+    """The expression with the types that the owner columns really have."""
+
+    def column(wanted: OwnerColumn) -> OwnerColumn:
+        found = facts.columns.get(wanted.name)
+        return replace(wanted, type=found.type.removesuffix("[]")) if found else wanted
+
+    def term(each: NamesCaller | MovingAway) -> NamesCaller | MovingAway:
+        if isinstance(each, MovingAway):
+            return MovingAway(tuple(map(column, each.columns)))
+        typed = replace(each, column=column(each.column))
+        if typed.column.type == "uuid" and typed.claim is None:
+            raise UnsupportedRuleError(
+                f"column `{typed.column.name}` of table `{facts.name}` is uuid, which cannot hold <sub>::<username>",
+                hint='add .identity_claim("sub") to the rule, or make the column text',
+            )
+        return typed
+
+    match expression:
+        case AnyOf(terms):
+            return AnyOf(tuple(map(term, terms)))
+        case NamesSomebody(columns):
+            return NamesSomebody(tuple(map(column, columns)))
+        case CallersName(owner_column, claim):
+            return CallersName(column(owner_column), claim)
+        case WellFormed(owner_column):
+            return WellFormed(column(owner_column))
+        case other:
+            return other
+
+
+def _listed(columns: tuple[str, ...] | AllBut | None, facts: TableFacts, added: Iterable[str]) -> tuple[str, ...] | None:
+    if columns is None:
+        return None
+    known = [*facts.columns, *added]
+    named = columns.columns if isinstance(columns, AllBut) else columns
+    for name in named:
+        if name not in known:
+            raise UnknownColumnError(f"table `{facts.name}` has no column `{name}`, which a column rule names", hint=did_you_mean(name, known))
+    return tuple(sorted(name for name in known if (name in named) != isinstance(columns, AllBut)))
+
+
+def _sequences(grant: Grant, facts: TableFacts) -> Iterator[Usage]:
+    """A serial column draws its value with the inserting role's own right."""
+    if grant.privilege != "insert" or not grant.columns:
+        return
+    for column in facts.columns.values():
+        if column.sequence is not None:
+            yield Usage(table=facts.name, role=grant.role, sequence=column.sequence, why=f"the default of {column.name} draws from it")
+
+
+def _indexes(wanted: Index, facts: TableFacts, family: list[TableFacts]) -> Iterator[Index]:
+    yield from _index_of(wanted, facts)
+    for child in family:
+        # An index on a partitioned table reaches down to the partitions by itself.
+        if not child.is_partition:
+            name = fitted(f"{child.name.name}_{wanted.column}_rlskit")
+            yield from _index_of(replace(wanted, table=child.name, name=name), child)
+
+
+def _index_of(wanted: Index, facts: TableFacts) -> Iterator[Index]:
+    serving = [each for each in facts.indexes if (each.column, each.method) == (wanted.column, wanted.method)]
+    if any(each.valid and not each.marked for each in serving):
+        return  # one that the user made serves as well
+    yield wanted
+
+
+def _leaving(wanted: State, database: Database) -> Iterator[TableObject]:
+    """Tables that bear the mark but have no rules any more stay closed; those that are unmanaged on purpose are opened."""
+    for table, facts in database.tables.items():
+        if table in wanted.tables or any(ancestor in wanted.tables for ancestor in facts.ancestors):
+            continue
+        if table in wanted.unmanaged or any(ancestor in wanted.unmanaged for ancestor in facts.ancestors):
+            yield RowSecurity(table=table, enabled=False, forced=False, why="left alone on purpose")
+        else:
+            yield from (each for each in database.state.of(table) if isinstance(each, RowSecurity))

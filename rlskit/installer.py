@@ -1,0 +1,57 @@
+"""The schema ``rlskit`` by itself: put into a database, upgraded, and taken away again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from psycopg import Connection
+from psycopg.errors import DependentObjectsStillExist, InsufficientPrivilege
+
+from rlskit import applier, catalog, runtime
+from rlskit.errors import PlanError
+from rlskit.rules import Rules
+from rlskit.steps import Step, runtime_steps
+
+
+def installation(conn: Connection[Any]) -> tuple[Step, ...]:
+    """Return what ``install`` would do; empty when the current runtime is there. Raises RuntimeVersionError for a newer one."""
+    with catalog.reading(conn):
+        return tuple(runtime_steps(catalog.read(conn, (), role="")))
+
+
+def install(conn: Connection[Any], *, lock_timeout: float = 5.0) -> tuple[Step, ...]:
+    """Put the current runtime into the database of the idle connection ``conn``, or upgrade it; return what was done.
+
+    Raises RuntimeVersionError for a runtime that is newer than this package, PlanError for missing rights.
+    """
+    applier.check_idle(conn)
+    steps = installation(conn)
+    applier.carry_out(conn, steps, lock_timeout=lock_timeout)
+    return steps
+
+
+def without_tables(rules: Rules) -> Rules:
+    """The same role without a rule: planned and applied, it takes the rules off every table and leaves the tables closed."""
+    return Rules(role=rules.role, bypass_role=rules.bypass_role, schema=rules.schema)
+
+
+def uninstall(conn: Connection[Any]) -> None:
+    """Take the schema ``rlskit`` away. Raises PlanError, and changes nothing, while anything in the database rests on it."""
+    applier.check_idle(conn)
+    with catalog.reading(conn):
+        managed = sorted({each.table for each in catalog.read(conn, (), role="").state.objects if each.mark})
+    if managed:
+        raise PlanError(
+            f"{len(managed)} tables rest on the schema rlskit, among them `{managed[0]}`",
+            hint="take the rules off first: rlskit uninstall --tables, which leaves the tables closed",
+        )
+    before = conn.autocommit
+    conn.autocommit = True
+    try:
+        conn.execute(runtime.script("uninstall.sql"))
+    except (DependentObjectsStillExist, InsufficientPrivilege) as error:
+        conn.execute("rollback")
+        detail = (error.diag.message_detail or "").partition("\n")[0]
+        raise PlanError(f"{error.diag.message_primary}: {detail}" if detail else str(error.diag.message_primary), hint="drop what rests on it, or connect as its owner") from error
+    finally:
+        conn.autocommit = before

@@ -1,0 +1,126 @@
+"""Wanted expressions are put into the server's own normal form, so that they can be compared with what the server keeps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import tuple_row
+from psycopg.sql import SQL, Identifier
+
+from rlskit import ddl
+from rlskit.state import AnyOf, CallersName, Check, Default, Expression, MovingAway, NamesSomebody, OwnerColumn, Policy, State, WellFormed
+
+Normal = Callable[[Expression], Expression]
+
+
+def by_twin(conn: Connection[Any], wanted: State) -> State:
+    """Ask the server: put each expression on a temporary twin that has the columns it names, and read it back.
+
+    Needs a transaction that may write, the TEMP privilege, and the runtime's functions. The real tables are not touched.
+    """
+    expressions = {each: None for each in _expressions(wanted) if not isinstance(each, str)}
+    defaults = [each for each in expressions if isinstance(each, CallersName)]
+    conditions: dict[tuple[OwnerColumn, ...], list[Expression]] = defaultdict(list)
+    for each in expressions:
+        if not isinstance(each, CallersName):
+            conditions[_columns(each)].append(each)
+    cursor = conn.cursor(row_factory=tuple_row)
+    normal: dict[Expression, str] = {}
+    for number, (columns, group) in enumerate(conditions.items()):
+        twin = Identifier("pg_temp", f"rlskit_twin_{number}")
+        script = [SQL("create temporary table {} ({}) on commit drop").format(twin, _column_list(columns))]
+        for position, each in enumerate(group):
+            policy = Identifier(str(position))
+            script.append(SQL("create policy {} on {} using ({})").format(policy, twin, ddl.expression(each)))
+        cursor.execute(SQL(";\n").join(script))
+        rows = cursor.execute(
+            "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = %s::regclass", [ddl.text(twin)]
+        ).fetchall()
+        normal.update({group[int(name)]: text for name, text in rows})
+    if defaults:
+        twin = Identifier("pg_temp", "rlskit_twin_of_defaults")
+        columns_with_default = SQL(", ").join(
+            SQL("{} {} default {}").format(Identifier(str(position)), SQL(_sql_type(each.column)), ddl.expression(each))  # type: ignore[arg-type]
+            for position, each in enumerate(defaults)
+        )
+        cursor.execute(SQL("create temporary table {} ({}) on commit drop").format(twin, columns_with_default))
+        rows = cursor.execute(
+            "select adnum, pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = %s::regclass", [ddl.text(twin)]
+        ).fetchall()
+        normal.update({defaults[number - 1]: text for number, text in rows})
+    return _mapped(wanted, lambda each: normal.get(each, each))
+
+
+def by_mark(existing: State, wanted: State) -> State:
+    """Where nothing may be created: trust an existing expression when its mark says that it is what is wanted, untouched."""
+    here = {each.key: each for each in existing.objects}
+    objects = []
+    for each in wanted.objects:
+        found = here.get(each.key)
+        if isinstance(each, Policy) and isinstance(found, Policy) and found.mark == mark_of(each, found):
+            each = replace(each, using=found.using, with_check=found.with_check)
+        elif isinstance(each, Check) and isinstance(found, Check):
+            each = replace(each, expression=found.expression)
+        elif isinstance(each, Default):
+            # Defaults cannot bear a comment; they are written the way the server prints them.
+            each = replace(each, expression=ddl.text(ddl.expression(each.expression)))
+        objects.append(each)
+    return replace(wanted, objects=frozenset(objects))
+
+
+def mark_of(wanted: Policy, found: Policy) -> str:
+    """The comment of a policy that was made from ``wanted`` and is still what the server kept: see ``rlskit.mark``."""
+    stored = f"{found.using or ''} / {found.with_check or ''}"
+    return f"{ddl.MARK} {ddl.wanted_digest(wanted)} {sha256(stored.encode()).hexdigest()[:16]}"
+
+
+def _expressions(state: State) -> Iterator[Expression]:
+    for each in state:
+        match each:
+            case Policy():
+                yield from (given for given in (each.using, each.with_check) if given is not None)
+            case Default() | Check():
+                yield each.expression
+
+
+def _mapped(state: State, normal: Normal) -> State:
+    objects = []
+    for each in state.objects:
+        match each:
+            case Policy():
+                using = normal(each.using) if each.using is not None else None
+                with_check = normal(each.with_check) if each.with_check is not None else None
+                each = replace(each, using=using, with_check=with_check)
+            case Default() | Check():
+                each = replace(each, expression=normal(each.expression))
+        objects.append(each)
+    return replace(state, objects=frozenset(objects))
+
+
+def _columns(expression: Expression) -> tuple[OwnerColumn, ...]:
+    match expression:
+        case AnyOf(terms):
+            found: list[OwnerColumn] = []
+            for term in terms:
+                found += term.columns if isinstance(term, MovingAway) else [term.column]
+            return tuple(sorted(set(found)))
+        case NamesSomebody(columns):
+            return tuple(sorted(set(columns)))
+        case WellFormed(column):
+            return (column,)
+    return ()
+
+
+def _column_list(columns: tuple[OwnerColumn, ...]) -> Any:
+    return SQL(", ").join(SQL("{} {}").format(Identifier(each.name), SQL(_sql_type(each))) for each in columns)  # type: ignore[arg-type]
+
+
+def _sql_type(column: OwnerColumn) -> str:
+    return column.type + "[]" * column.many
+
+

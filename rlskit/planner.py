@@ -1,0 +1,222 @@
+"""The difference between a database and the rules becomes a plan: steps that can be read, written as SQL, and applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, overload
+
+from psycopg import Connection
+from psycopg.rows import scalar_row
+
+from rlskit import applier, catalog, compiler, ddl, fitter, normalizer
+from rlskit.catalog import Database, Foreign
+from rlskit.errors import ForeignObjectError, PlanError, StalePlanError
+from rlskit.names import QualifiedName
+from rlskit.rules import Rules
+from rlskit.state import Advice, Check, Column, Policy, State
+from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_steps
+
+@dataclass(frozen=True)
+class Plan(Sequence[Step]):
+    """What has to change until the database does what the rules say; empty when it does already.
+
+    ``foreign`` is what rlskit did not make on these tables, ``advice`` what the reader should know, ``role`` the application's role.
+    ``compared`` says how policies were compared: "twin" (the server's own normal form) or "mark" (the digests in their comments).
+    """
+
+    steps: tuple[Step, ...]
+    role: str
+    foreign: tuple[Foreign, ...]
+    advice: tuple[Advice, ...]
+    compared: Literal["twin", "mark"]
+    rules: Rules = field(repr=False)
+    database: Database = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Step]: ...
+    def __getitem__(self, index: int | slice) -> Step | Sequence[Step]:
+        return self.steps[index]
+
+    @property
+    def undoing(self) -> tuple[Foreign, ...]:
+        """The foreign objects that let the role past the rules; while there are any, the rules are not in force."""
+        return tuple(each for each in self.foreign if each.undoes)
+
+    @property
+    def conforms(self) -> bool:
+        """Whether the database does what the rules say."""
+        return not self.steps and not self.undoing
+
+    def by_table(self) -> dict[QualifiedName | None, tuple[Step, ...]]:
+        """The steps of each table in the order of their running; None stands for the runtime."""
+        grouped: dict[QualifiedName | None, list[Step]] = {}
+        for step in self.steps:
+            grouped.setdefault(step.table, []).append(step)
+        return {table: tuple(steps) for table, steps in grouped.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(_story(self))
+
+    def sql(self) -> str:
+        """The statements as one script for ``psql -v ON_ERROR_STOP=1``, one transaction a table."""
+        parts = []
+        for table, steps in self.by_table().items():
+            parts.append(f"-- {table or 'the schema rlskit'}")
+            for phase in PHASES:
+                statements = [f"{statement.rstrip()}".rstrip(";") + ";" for step in steps if step.phase == phase for statement in step.statements]
+                if statements and phase == "table":
+                    statements = ["begin;", *statements, "commit;"]
+                parts += statements
+        return "\n".join(parts) + "\n" if parts else ""
+
+    def apply(
+        self,
+        conn: Connection[Any],
+        *,
+        lock_timeout: float = 5.0,
+        prune_foreign: bool = False,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Carry the plan out: one transaction a table, so that each table is as before or as after; then verify.
+
+        ``conn`` is idle, and connected to the plan's database. ``lock_timeout`` (seconds) is how long a transaction waits for a lock
+        before it gives up. ``prune_foreign`` drops the policies and privileges in ``undoing``. ``on_progress`` is called with a line
+        for each table. What was interrupted is finished by planning and applying again.
+
+        Raises ForeignObjectError while ``undoing`` is not empty and not to be pruned, StalePlanError when the database is another
+        one or has changed since, PlanError when a lock cannot be had or the result is not what was planned.
+        """
+        steps = list(self.steps)
+        if self.undoing and not prune_foreign:
+            raise _not_in_force(self)
+        applier.check_idle(conn)
+        with catalog.reading(conn):
+            now = catalog.read(conn, compiler.compile(self.rules).tables, self.role)
+        if (now.server.database, now.state, now.functions) != (self.database.server.database, self.database.state, self.database.functions):
+            raise StalePlanError("the database is not as it was when the plan was made", hint="plan again, read it, and apply that")
+        steps = [*prunings(self.undoing), *steps]
+        applier.carry_out(conn, steps, lock_timeout=lock_timeout, on_progress=on_progress)
+        left = compare(conn, self.rules)
+        if not left.conforms:
+            raise PlanError(f"applied, and yet the database differs from the rules:\n{left}", hint="plan again; if it stays, it is a defect of rlskit")
+
+
+def plan(conn: Connection[Any], rules: Rules) -> Plan:
+    """Return what has to change in the database of ``conn`` until it does what ``rules`` say. Nothing is changed.
+
+    An idle connection is idle afterwards. Raises RuleError or PlanError for what cannot be: see ``compare``, and moreover a user
+    who may not carry the plan out, and rows that could not stay as they are.
+    """
+    made = compare(conn, rules)
+    if made.steps:
+        with catalog.reading(conn):
+            fitter.check_rights(made.database, {step.table for step in made.steps if step.table is not None})
+            _check_runtime_rights(made)
+            return replace(made, steps=tuple(_with_counts(conn, made)))
+    return made
+
+
+def compare(conn: Connection[Any], rules: Rules) -> Plan:
+    """Return the same plan for a user who may only read the catalogue; on a standby too. Takes only the locks of reading.
+
+    Raises RuleError or PlanError for rules that this database cannot have: a table, column or role that does not exist, a type
+    that cannot hold an owner, a role that row security would not bind, a runtime that is newer than this package.
+    """
+    compiled = compiler.compile(rules)
+    with catalog.reading(conn):
+        database = catalog.read(conn, compiled.tables, rules.role)
+        wanted = fitter.fit(compiled, database, rules.role)
+        installing = tuple(runtime_steps(database))
+        may_create = database.server.may_make_temporary and not database.server.read_only
+        if may_create and not installing:
+            wanted = normalizer.by_twin(conn, wanted)
+        elif not installing:
+            wanted = normalizer.by_mark(database.state, wanted)
+    steps = [*installing, *table_steps(database, wanted)]
+    foreign = tuple(_foreign(database, wanted, rules))
+    return Plan(tuple(steps), rules.role, foreign, wanted.advice, "twin" if may_create else "mark", rules, database)
+
+
+def _check_runtime_rights(made: Plan) -> None:
+    if any(step.phase == "runtime" for step in made.steps) and not made.database.server.may_create and made.database.runtime_version is None:
+        raise PlanError(
+            f"`{made.database.server.user_name}` may not create the schema rlskit in database `{made.database.server.database}`",
+            hint="let a DBA run `rlskit install` or `psql -f sql/runtime.sql` once, or grant create on the database",
+        )
+
+
+def _not_in_force(made: Plan) -> ForeignObjectError:
+    first = made.undoing[0]
+    return ForeignObjectError(
+        f"table `{first.table}`: {first.text}",
+        hint=f'drop it with --prune-foreign (prune_foreign=True), or allow it with a reason: keep = {{ "{first.name}" = "…" }}',
+    )
+
+
+def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
+    """Say how many rows a change concerns; refuse it where rows could not stay as they are. Raises PlanError."""
+    cursor = conn.cursor(row_factory=scalar_row)
+    for step in made.steps:
+        match step.after:
+            case Column(table=table) if has_rows(made.database, table):
+                rows = cursor.execute(ddl.count_of(table)).fetchone()
+                yield replace(step, why=f"{step.why}; the {rows} rows there are will belong to nobody until somebody names their owners")
+                continue
+            case Check(table=table, validated=False) if step.after.column in made.database.tables[table].columns:
+                if rows := cursor.execute(ddl.count_of(table, step.after.expression)).fetchone():
+                    raise PlanError(
+                        f"{rows} rows of table `{table}` have an empty name in column `{step.after.column}`",
+                        hint="an empty name would be nobody's: set it to NULL, or to the owner's name, and plan again",
+                    )
+        yield step
+
+
+# --- what rlskit did not make --------------------------------------------------------------------------
+
+
+def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreign]:
+    kept = {(table.name, what): reason for table in rules.tables for what, reason in table.keep}
+    keys = {each.key for each in wanted.objects}
+    unmanaged = wanted.unmanaged
+    for each in database.foreign:
+        if each.table in unmanaged:
+            continue
+        reason = next((kept[table, each.name] for table in (each.table, *database.tables[each.table].ancestors) if (table, each.name) in kept), None)
+        if each.drop is not None and each.drop.key in keys and isinstance(each.drop, Policy):
+            yield replace(each, undoes=True, text=f"the policy `{each.drop.name}` is not rlskit's, but bears the name that rlskit needs")
+        elif reason is not None:
+            yield replace(each, undoes=False, text=f"{each.text}; kept: {reason}")
+        else:
+            yield each
+
+
+# --- for the reader ------------------------------------------------------------------------------------
+
+
+def _story(made: Plan) -> Iterator[str]:
+    advice: dict[QualifiedName, list[str]] = {}
+    for each in made.advice:
+        advice.setdefault(each.table, []).append(f"  note: {each.text}")
+    for table, steps in made.by_table().items():
+        yield str(table or "schema rlskit")
+        yield from (f"  {'· ' if step.phase == 'table' else '… '}{step}" for step in steps)
+        if table is not None:
+            yield from advice.get(table, [])
+    for foreign in made.foreign:
+        yield f"{foreign.table}"
+        yield f"  {'! ' if foreign.undoes else '? '}{foreign.text}"
+    if made.conforms:
+        yield f"The database does what the rules say: {len(made.rules.tables)} tables, nothing to do."
+    else:
+        tables = len({step.table for step in made.steps if step.table})
+        yield f"{tables} tables, {len(made.steps)} steps. Nothing was changed."
+    if made.compared == "mark":
+        yield "Policies were compared by the digests in their comments, because this login may not create temporary tables here."
+
+

@@ -1,0 +1,405 @@
+"""Who may do what, in Amplify's words: immutable declarations, checked when they are built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
+
+from rlskit.errors import RuleError
+from rlskit.names import QualifiedName, checked_name, did_you_mean
+
+Operation: TypeAlias = Literal["create", "read", "update", "delete"]
+Spelling: TypeAlias = Literal["full", "sub", "username"]
+Reassign: TypeAlias = Literal["plain", "never"]
+
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
+REASSIGN: tuple[Reassign, ...] = get_args(Reassign)
+
+# Words that people bring along, and the word that rlskit has for the same thing.
+_GUESSED_OPERATIONS = {"select": "read", "insert": "create", "write": "update", "remove": "delete", "all": "leave `.to()` out"}
+_PARTS_OF_READ = {"get", "list", "sync", "listen", "search"}
+_GUESSED_STRATEGIES = {
+    "owners": 'allow.owners_defined_in("owners")',
+    "ownerDefinedIn": "allow.owner_defined_in(column)",
+    "ownersDefinedIn": "allow.owners_defined_in(column)",
+    "identityClaim": "allow.owner().identity_claim(claim)",
+}
+_OTHER_STRATEGIES = {
+    *("group", "groups", "group_defined_in", "groups_defined_in", "groupDefinedIn", "groupsDefinedIn"),
+    *("guest", "authenticated", "private", "public", "public_api_key", "publicApiKey", "custom", "resource"),
+}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rule:
+    """One rule: whoever ``column`` names may do ``operations``.
+
+    Made by ``allow``, refined by ``to``, ``identity_claim`` and ``match``, each of which returns a new rule.
+    ``column`` is None only for ``allow.same()``. ``spellings`` is None until a table's ``match`` has settled it.
+    """
+
+    strategy: Literal["owner", "owners", "same"]
+    column: str | None
+    operations: tuple[Operation, ...] = OPERATIONS
+    claim: str | None = None
+    spellings: tuple[Spelling, ...] | None = None
+
+    def to(self, *operations: Operation | Iterable[Operation]) -> Rule:
+        """Narrow the rule to these operations, given one by one or as a list. Raises RuleError."""
+        if self.operations != OPERATIONS:
+            raise RuleError(f"`{self}` already says its operations", hint="put them all into one `.to(…)`")
+        return replace(self, operations=_checked_operations(_flat(operations)))
+
+    def identity_claim(self, claim: str) -> Rule:
+        """Compare and store this claim alone, instead of sub and username.
+
+        ``sub`` and ``username`` are claims like any other; ``sub::username`` is what a rule compares anyway. Raises RuleError.
+        """
+        if self.strategy == "same":
+            raise RuleError("`allow.same()` takes the claims of the table's rules", hint="name the owner column to choose a claim")
+        if self.claim is not None:
+            raise RuleError(f"`{self}` already says its claim")
+        if self.spellings is not None:
+            raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
+        if not isinstance(claim, str) or not claim or "\0" in claim:
+            raise RuleError(f"`{claim!r}` cannot be the name of a claim", hint="a claim is named by text that is not empty")
+        if claim == "sub::username":
+            return self
+        if "::" in claim:
+            raise RuleError(
+                f"joined claims such as `{claim}` are not compared part by part",
+                hint="put the joined value into one claim and name that claim",
+            )
+        return replace(self, claim=claim)
+
+    def match(self, *spellings: str | Iterable[str]) -> Rule:
+        """Narrow the spellings of an owner that are accepted: ``"any"``, ``"full"``, ``"full", "sub"`` … Raises RuleError.
+
+        ``full`` (``<sub>::<username>``) is always among them: it is what the default writes.
+        """
+        if self.strategy == "same":
+            raise RuleError("`allow.same()` takes the spellings of the table's rules", hint="put `match` on the table")
+        if self.claim is not None:
+            raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
+        return replace(self, spellings=checked_match(_flat(spellings)))
+
+    @property
+    def person(self) -> tuple[str | None, str | None, tuple[Spelling, ...] | None]:
+        """Whom the rule names: column, claim, spellings. Two rules with the same person are the same rule twice."""
+        return (self.column, self.claim, self.spellings)
+
+    def __str__(self) -> str:
+        match self.strategy, self.column:
+            case "same", _:
+                text = "allow.same()"
+            case "owner", "owner":
+                text = "allow.owner()"
+            case strategy, column:
+                text = f'allow.{strategy}_defined_in("{column}")'
+        if self.claim is not None:
+            text += f'.identity_claim("{self.claim}")'
+        if self.spellings not in (None, SPELLINGS):
+            text += f".match({_quoted(self.spellings or ())})"
+        return text if self.operations == OPERATIONS else f"{text}.to({_quoted(self.operations)})"
+
+    __repr__ = __str__
+
+
+class _Allow:
+    """Where rules begin: ``allow.owner()``, as in Amplify. A wrong guess is answered with the right word."""
+
+    __slots__ = ()
+
+    def owner(self) -> Rule:
+        """Whoever the text column ``owner`` names. The column is added where it is missing."""
+        return self.owner_defined_in("owner")
+
+    def owner_defined_in(self, column: str) -> Rule:
+        """Whoever the text column ``column`` names. Raises RuleError when it cannot be a column's name."""
+        return Rule("owner", checked_name(column, "column"))
+
+    def owners_defined_in(self, column: str) -> Rule:
+        """Everyone whom the ``text[]`` column ``column`` names. Raises RuleError when it cannot be a column's name."""
+        return Rule("owners", checked_name(column, "column"))
+
+    def same(self) -> Rule:
+        """In a column's rules: whomever the table's rules name, with at most the operations that they have there."""
+        return Rule("same", None)
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _GUESSED_STRATEGIES:
+            raise RuleError(f"there is no `allow.{name}`", hint=f"write `{_GUESSED_STRATEGIES[name]}`")
+        if name in _OTHER_STRATEGIES:
+            raise RuleError(
+                f"`allow.{name}` is not an owner rule, and rlskit has owner and multi-owner rules only",
+                hint="for rows that everyone with the role may reach, write `Open(reason=…)`; groups need policies of your own",
+            )
+        known = ("owner", "owner_defined_in", "owners_defined_in", "same")
+        raise RuleError(f"there is no `allow.{name}`", hint=did_you_mean(name, known))
+
+    def __repr__(self) -> str:
+        return "allow"
+
+
+allow = _Allow()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """The table's rows are open to everyone who has the role, whoever asks, for the operations ``to``.
+
+    ``reason`` says in words why; it stands in the plan. Raises RuleError.
+    """
+
+    reason: str
+    to: tuple[Operation, ...] = ("read",)
+
+    def __post_init__(self) -> None:
+        _require_reason("Open", self.reason)
+        object.__setattr__(self, "to", _checked_operations(_flat((self.to,))))
+
+    def __str__(self) -> str:
+        return f"open to {', '.join(self.to)}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmanaged:
+    """rlskit leaves the table alone, and takes away what it had put there. ``reason`` says in words why. Raises RuleError."""
+
+    reason: str
+
+    def __post_init__(self) -> None:
+        _require_reason("Unmanaged", self.reason)
+
+    def __str__(self) -> str:
+        return f"unmanaged: {self.reason}"
+
+
+ColumnRules: TypeAlias = "Mapping[str, Rule | Sequence[Rule]]"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class TableRules:
+    """The rules of one table, OR-ed; and of its columns, where they differ.
+
+    ``allow`` is one ``Open``, one ``Unmanaged``, or any number of rules; a leading text is the table's name (``"todo"``,
+    ``"app.todo"``), which models leave out. ``columns`` replaces the table's rules for a column; an empty list there means nobody.
+    ``match`` narrows the spellings of every rule that names none and compares no claim. ``reassign="never"`` keeps each row
+    with those whom it names, although the owner column may be written. ``keep`` allows foreign policies and privileges by name, each
+    with a reason: ``{"policy auditors": "…", "privilege of reporting": "…"}``. Raises RuleError.
+    """
+
+    table: QualifiedName | str | None
+    allow: tuple[Rule, ...] | Open | Unmanaged
+    columns: tuple[tuple[str, tuple[Rule, ...]], ...]
+    reassign: Reassign
+    keep: tuple[tuple[str, str], ...]
+
+    def __init__(
+        self,
+        *allow: str | Rule | Open | Unmanaged,
+        columns: ColumnRules | None = None,
+        match: str | Iterable[str] | None = None,
+        schema: str | None = None,
+        reassign: Reassign = "plain",
+        keep: Mapping[str, str] | None = None,
+    ) -> None:
+        table: str | QualifiedName | None = None
+        if allow and isinstance(allow[0], str):
+            table, *rest = allow
+            table = checked_table(table, schema)
+            allow = tuple(rest)
+        place = f"table `{table}`" if table else "the table"
+        column_rules = tuple(
+            (checked_name(name, "column"), tuple([given] if isinstance(given, Rule) else given))
+            for name, given in sorted((columns or {}).items())
+        )
+        body = _table_body(place, allow)
+        if isinstance(body, tuple):
+            default = checked_match(_flat((match,))) if match is not None else SPELLINGS
+            body = tuple(_settled(rule, default) for rule in body)
+            column_rules = tuple((name, tuple(_settled_in_column(rule, body, default) for rule in given)) for name, given in column_rules)
+            _check_rules(place, body, column_rules)
+        elif column_rules or match is not None:
+            raise RuleError(f"{place} is {body}; it takes neither column rules nor `match`", hint="give the table owner rules, or leave them out")
+        if reassign not in REASSIGN:
+            raise RuleError(f"{place}: `{reassign}` is no way to reassign", hint=did_you_mean(str(reassign), REASSIGN))
+        for what, reason in (keep or {}).items():
+            if not what.startswith(("policy ", "privilege of ")):
+                raise RuleError(f"{place}: `keep` does not know `{what}`", hint="write `policy NAME` or `privilege of ROLE`")
+            _require_reason(f"keep of `{what}`", reason)
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "allow", body)
+        object.__setattr__(self, "columns", column_rules)
+        object.__setattr__(self, "reassign", reassign)
+        object.__setattr__(self, "keep", tuple(sorted((keep or {}).items())))
+
+    @property
+    def name(self) -> QualifiedName:
+        """The table with its schema. Raises RuleError while the rules stand alone, outside of ``Rules``."""
+        if not isinstance(self.table, QualifiedName):
+            raise RuleError("these rules do not name their table yet", hint='write TableRules("todo", allow.owner())')
+        return self.table
+
+    def at(self, table: QualifiedName) -> TableRules:
+        """The same rules, for this table."""
+        copy = object.__new__(TableRules)
+        for field in ("allow", "columns", "reassign", "keep"):
+            object.__setattr__(copy, field, getattr(self, field))
+        object.__setattr__(copy, "table", table)
+        return copy
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Rules:
+    """All tables' rules, and the role that they are for.
+
+    ``role`` is the application's role, which policies and privileges are given TO; logins may inherit it. ``bypass_role`` is for
+    support and jobs, and is not touched. ``schema`` is that of the tables that name none. Raises RuleError.
+    """
+
+    tables: tuple[TableRules, ...]
+    role: str
+    bypass_role: str | None
+    schema: str
+
+    def __init__(self, *tables: TableRules, role: str, bypass_role: str | None = None, schema: str = "public") -> None:
+        checked_name(schema, "schema")
+        checked_name(role, "role")
+        if role.lower() in ("public", "none", "current_user", "session_user", "current_role"):
+            raise RuleError(f"`{role}` cannot be the application's role", hint="create a role of its own, without SUPERUSER and BYPASSRLS")
+        if bypass_role is not None and checked_name(bypass_role, "role") == role:
+            raise RuleError("`role` and `bypass_role` are the same role", hint="rules bind the one and not the other")
+        named: dict[QualifiedName, TableRules] = {}
+        for each in tables:
+            if each.table is None:
+                each.name  # noqa: B018 - raises, and says why
+            place = each.table if isinstance(each.table, QualifiedName) else QualifiedName(schema, str(each.table))
+            if place in named:
+                raise RuleError(f"table `{place}` has rules twice", hint="one `TableRules` holds all rules of a table")
+            named[place] = each.at(place)
+        object.__setattr__(self, "tables", tuple(named[place] for place in sorted(named)))
+        object.__setattr__(self, "role", role)
+        object.__setattr__(self, "bypass_role", bypass_role)
+        object.__setattr__(self, "schema", schema)
+
+
+# --- checks -----------------------------------------------------------------------------------------
+
+_CLAIM_OR_MATCH = "a claim is one value and has no other spellings: keep one of the two"
+
+
+def checked_table(name: str, schema: str | None) -> QualifiedName | str:
+    """Split ``schema.table`` once, unless the schema is given apart. A bare name is returned as it is. Raises RuleError."""
+    if schema is not None:
+        return QualifiedName(checked_name(schema, "schema"), checked_name(name, "table"))
+    before, dot, after = name.partition(".")
+    if not dot:
+        return checked_name(name, "table")
+    if "." in after:
+        raise RuleError(f"`{name}` has more than one dot", hint="give the schema apart, and the table's bare name")
+    return QualifiedName(checked_name(before, "schema"), checked_name(after, "table"))
+
+
+def checked_match(spellings: Sequence[object]) -> tuple[Spelling, ...]:
+    """Return the spellings in their fixed order; ``any`` stands for all three. Raises RuleError."""
+    if list(spellings) == ["any"]:
+        return SPELLINGS
+    for each in spellings:
+        if each not in SPELLINGS:
+            raise RuleError(f"`{each}` is no spelling of an owner", hint=did_you_mean(str(each), ("any", *SPELLINGS)))
+    if "full" not in spellings:
+        raise RuleError(
+            "`match` without `full` would not match what the default writes",
+            hint='add `full`; for the sub alone or the username alone write `identity_claim("sub")`',
+        )
+    return tuple(each for each in SPELLINGS if each in spellings)
+
+
+def _checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
+    if not operations:
+        raise RuleError("`to` names no operation", hint="leave `to` out for every operation; in a column's rules an empty list means nobody")
+    for each in operations:
+        if each in OPERATIONS:
+            continue
+        if each in _PARTS_OF_READ:
+            raise RuleError(f"`{each}` alone cannot be told apart by PostgreSQL", hint="`read` covers get, list, sync, listen and search")
+        guess = _GUESSED_OPERATIONS.get(str(each).lower())
+        near = did_you_mean(str(each), OPERATIONS)
+        raise RuleError(
+            f"`{each}` is no operation",
+            hint=f"did you mean `{guess}`?" if guess else near if near.startswith("did") else f"{near}; the role stands in `Rules(role=…)`",
+        )
+    if len(set(operations)) < len(operations):
+        raise RuleError(f"`to` names an operation twice: {', '.join(map(str, operations))}", hint="name each once")
+    return tuple(each for each in OPERATIONS if each in operations)
+
+
+def _table_body(place: str, allow: Sequence[object]) -> tuple[Rule, ...] | Open | Unmanaged:
+    if not allow:
+        raise RuleError(f"{place} has no rule, so nobody could reach it", hint="give it a rule, `Open(reason=…)` or `Unmanaged(reason=…)`")
+    for each in allow:
+        if not isinstance(each, (Rule, Open, Unmanaged)):
+            raise RuleError(f"{place}: `{each!r}` is no rule", hint="rules begin with `allow.`: allow.owner()")
+    if len(allow) == 1 and isinstance(allow[0], (Open, Unmanaged)):
+        return allow[0]
+    rules = tuple(each for each in allow if isinstance(each, Rule))
+    if len(rules) < len(allow):
+        raise RuleError(f"{place} mixes rules with `Open` or `Unmanaged`", hint="a table has exactly one of rules, `Open`, `Unmanaged`")
+    return rules
+
+
+def _settled(rule: Rule, default: tuple[Spelling, ...]) -> Rule:
+    if rule.strategy == "same" or rule.claim is not None or rule.spellings is not None:
+        return rule
+    return replace(rule, spellings=default)
+
+
+def _settled_in_column(rule: Rule, table: tuple[Rule, ...], default: tuple[Spelling, ...]) -> Rule:
+    """A column's rule without ``match`` means the person of the table's one rule on the same owner column."""
+    if not isinstance(rule, Rule):
+        raise RuleError(f"`{rule!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody")
+    inherited = [each.spellings for each in table if each.column == rule.column and each.claim is None and each.spellings]
+    return _settled(rule, inherited[0] if len(inherited) == 1 else default)
+
+
+def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, tuple[Rule, ...]], ...]) -> None:
+    for rule in table:
+        if rule.strategy == "same":
+            raise RuleError(f"{place}: `allow.same()` says nothing on a table", hint="it belongs in a column's rules")
+    for where, rules in ((place, table), *((f"{place}, column `{name}`", given) for name, given in columns)):
+        seen: set[object] = set()
+        for rule in rules:
+            if rule.person in seen:
+                raise RuleError(f"{where} has the same rule twice: `{rule}`", hint="join them: one rule with all its operations")
+            seen.add(rule.person)
+    everything = [*table, *(rule for _, given in columns for rule in given)]
+    strategies: dict[str, str] = {}
+    for rule in everything:
+        if rule.column is not None and strategies.setdefault(rule.column, rule.strategy) != rule.strategy:
+            raise RuleError(f"{place}: column `{rule.column}` cannot be one owner and a list of owners", hint="choose one of the two rules")
+    readers = {(rule.column, rule.claim) for rule in everything if "read" in rule.operations}
+    for rule in everything:
+        writes = [each for each in ("update", "delete") if each in rule.operations]
+        if rule.strategy != "same" and writes and (rule.column, rule.claim) not in readers:
+            raise RuleError(
+                f"{place}: `{rule}` has {' and '.join(writes)} without read",
+                hint="add read: PostgreSQL cannot find the row that it may not read",
+            )
+
+
+def _require_reason(what: str, reason: object) -> None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise RuleError(f"{what} needs a reason in words", hint='say why, for the next reader: reason="reference data"')
+
+
+def _flat(given: Iterable[object]) -> list[object]:
+    return [each for item in given for each in ([item] if isinstance(item, str) or not isinstance(item, Iterable) else item)]
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)

@@ -1,0 +1,72 @@
+"""The SQL files that ship with rlskit: the runtime, its upgrades, and the catalogue queries."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import LiteralString, cast
+
+_SHIPPED = Path(__file__).parent / "_sql"  # in a wheel
+_CHECKOUT = Path(__file__).parent.parent / "sql"  # in a checkout
+
+SCHEMA = "rlskit"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the runtime: its signature, how it is declared, and its body."""
+
+    signature: str
+    attributes: str
+    body: str
+
+
+def directory() -> Path:
+    """The folder that holds the SQL files."""
+    return _SHIPPED if _SHIPPED.is_dir() else _CHECKOUT
+
+
+@cache
+def script(name: str) -> LiteralString:
+    """The text of one SQL file, named from the folder: ``runtime.sql``, ``catalog/tables.sql``.
+
+    It counts as literal because the files ship with the package and nothing of a user's is ever put into them.
+    """
+    return cast(LiteralString, (directory() / name).read_text(encoding="utf-8"))
+
+
+@cache
+def upgrades() -> dict[str, str]:
+    """Version to file name of every upgrade, oldest first: ``{"0001": "upgrade/0001_runtime.sql"}``."""
+    return {path.name[:4]: f"upgrade/{path.name}" for path in sorted((directory() / "upgrade").glob("[0-9]*.sql"))}
+
+
+def version() -> str:
+    """The version of the runtime that this package ships and needs."""
+    return max(upgrades())
+
+
+_FUNCTION = re.compile(
+    r"create or replace (?:function|procedure) rlskit\.(?P<signature>\w+\([^)]*\))\n"
+    r"(?:returns \S+\n)?"
+    r"language (?P<declared>[^\n]+)\n"
+    r"set search_path = (?P<path>[^\n]+)\n"
+    r"as \$rlskit\$(?P<body>.*?)\$rlskit\$;",
+    re.DOTALL,
+)
+
+
+@cache
+def functions() -> dict[str, Function]:
+    """The functions of ``runtime.sql`` by signature, as a database that has it shows them."""
+    found = {}
+    for each in _FUNCTION.finditer(script("runtime.sql")):
+        language, *declared = each["declared"].split(" ", 1)
+        words = declared[0] if declared else ""
+        volatility = words.split(" ")[0] if words.startswith(("stable", "immutable")) else "volatile"
+        parallel = "parallel safe" if "parallel safe" in words else "parallel unsafe"
+        attributes = f"{language} {volatility} {parallel} search_path={each['path']}"
+        found[each["signature"]] = Function(each["signature"], attributes, each["body"])
+    return found

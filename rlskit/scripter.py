@@ -1,0 +1,128 @@
+"""Rules become one SQL script without a database: for review, for a DBA, and for those who trust nothing but psql."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from psycopg.sql import SQL, Composable, Identifier, Literal
+
+from rlskit import compiler, ddl, runtime
+from rlskit.names import QualifiedName
+from rlskit.rules import Rules
+from rlskit.state import AllBut, Check, Column, Grant, Index, Policy, TableObject, Trigger
+
+_HEAD = """\
+-- Row-level security for the role {role}, written by rlskit. Run it as the owner of the tables:
+--   psql -v ON_ERROR_STOP=1 -f FILE
+-- It may be run again. Each table is one transaction; indexes are built afterwards, while others write.
+-- (A partitioned table takes no index concurrently: let `rlskit apply` build that one.)
+
+set client_min_messages = warning;
+"""
+
+# What a column list means is known only in the database, where a column may have been added since.
+_GRANTS = """\
+do $rlskit$
+declare
+  given record;
+  columns text;
+  part regclass;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = {table}::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family
+  loop
+    execute format('alter table %s enable row level security', part);
+    execute format('alter table %s force row level security', part);
+    execute format('revoke all on table %s from %I', part, {role});
+  end loop;
+  execute format('revoke all on table %s from %I', {table}::regclass, {role});
+  for given in
+    select * from (values {rows}) as wanted (privilege, all_but, named)
+  loop
+    select string_agg(quote_ident(attname), ', ' order by attname collate "C") into columns
+    from pg_attribute
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped
+      and (attname = any (given.named)) is distinct from given.all_but;
+    if columns is not null then
+      execute format('grant %s (%s) on table %s to %I', given.privilege, columns, {table}::regclass, {role});
+    end if;
+  end loop;
+  for part in
+    select objid from pg_depend
+    where refclassid = 'pg_class'::regclass and refobjid = {table}::regclass and classid = 'pg_class'::regclass and deptype = 'a'
+      and (select relkind from pg_class where oid = objid) = 'S' and {inserts}
+  loop
+    execute format('grant usage on sequence %s to %I', part, {role});
+  end loop;
+end
+$rlskit$"""
+
+
+def sql(rules: Rules) -> str:
+    """Return the whole SQL of ``rules``: the runtime, then table by table. The same rules give the same bytes.
+
+    No database is asked, so owner columns count as ``text``. Raises UnsupportedRuleError for what cannot be enforced exactly.
+    """
+    state = compiler.compile(rules)
+    parts = [_HEAD.format(role=ddl.text(Identifier(rules.role))), runtime.script("runtime.sql")]
+    for table in sorted(state.tables):
+        parts.append(f"\n-- {table}")
+        parts += [f"-- note: {each.text}" for each in state.advice if each.table == table]
+        objects = sorted(state.of(table), key=lambda each: (_ORDER.index(each.kind), each.key))
+        parts += ["begin;", *(f"{ddl.text(each)};" for each in _statements(table, objects, rules.role)), "commit;"]
+        for each in objects:
+            if isinstance(each, Check):
+                parts += [f"{ddl.text(validate)};" for validate in ddl.alter(replace(each, validated=False), each)]
+            if isinstance(each, Index):
+                created = ddl.create_index_concurrently(each)
+                parts += [ddl.text(created[0]).replace("concurrently", "concurrently if not exists", 1) + ";", ddl.text(created[1]) + ";"]
+    return "\n".join(parts) + "\n"
+
+
+_ORDER = ("column", "row security", "usage", "default", "check", "trigger", "policy", "grant", "index")
+
+
+def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> Iterator[Composable]:
+    name = ddl.qualified(table)
+    for each in objects:
+        match each:
+            case Column():
+                yield SQL("alter table {} add column if not exists {} {}").format(name, Identifier(each.name), SQL(each.type))  # type: ignore[arg-type]
+                continue
+            case Check():
+                yield SQL("alter table {} drop constraint if exists {}").format(name, Identifier(each.name))
+                yield from ddl.create(replace(each, validated=False))
+                continue
+            case Trigger():
+                yield SQL("drop trigger if exists {} on {}").format(Identifier(each.name), name)
+            case Policy():
+                yield SQL("drop policy if exists {} on {}").format(Identifier(each.name), name)
+            case Grant() | Index():
+                continue
+        yield from ddl.create(each)
+    grants = [each for each in objects if isinstance(each, Grant)]
+    yield _grants(name, [each for each in grants if each.columns is not None], role)
+    yield from (statement for each in grants if each.columns is None for statement in ddl.create(each))
+
+
+def _grants(name: Identifier, grants: list[Grant], role: str) -> Composable:
+    rows = [
+        SQL("({}, {}, {}::text[])").format(
+            Literal(each.privilege),
+            Literal(isinstance(each.columns, AllBut)),
+            Literal(list(each.columns.columns if isinstance(each.columns, AllBut) else each.columns or ())),
+        )
+        for each in grants
+    ]
+    return SQL(_GRANTS).format(
+        table=Literal(ddl.text(name)),
+        role=Literal(role),
+        rows=SQL(", ").join(rows) if rows else SQL("(null, null, null::text[])"),
+        inserts=Literal(any(each.privilege == "insert" for each in grants)),
+    )

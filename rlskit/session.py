@@ -1,0 +1,127 @@
+"""Tells the database who is asking, for one transaction; and refuses a login that row security does not bind."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Generic, LiteralString, TypeVar, cast
+from weakref import WeakKeyDictionary, WeakSet
+
+from psycopg import Connection, Transaction
+from psycopg.pq import TransactionStatus
+from psycopg.rows import namedtuple_row
+
+from rlskit import runtime
+from rlskit.errors import (
+    BypassingRoleError,
+    IdentityConflictError,
+    MissingIdentityError,
+    RuntimeVersionError,
+    TransactionInProgressError,
+)
+from rlskit.identity import NOBODY, Identity
+from rlskit.names import checked_name
+
+Row = TypeVar("Row")
+
+# Both forget a connection when it is gone.
+_guarded: WeakSet[Connection[Any]] = WeakSet()
+_blocks: WeakKeyDictionary[Connection[Any], _Block] = WeakKeyDictionary()
+
+
+class _Block(Generic[Row]):
+    """A transaction on a connection in which one identity asks."""
+
+    def __init__(self, conn: Connection[Row], settings: dict[str, str], role: str | None) -> None:
+        self._conn = conn
+        self._settings = settings | ({"role": checked_name(role, "role")} if role is not None else {})
+        calls = ", ".join("set_config(%s, %s, true)" for _ in self._settings)
+        self._statement = cast(LiteralString, f"select {calls}")
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Connection[Row]:
+        guard(self._conn)
+        outer = _blocks.get(self._conn)
+        if outer is not None and self._conn.info.transaction_status == TransactionStatus.INTRANS:
+            if outer._settings != self._settings:
+                raise IdentityConflictError(
+                    "another identity is at work in this transaction", hint="end that block first, or take another connection"
+                )
+            self._exit.enter_context(self._conn.transaction())
+            return self._conn
+        if self._conn.info.transaction_status != TransactionStatus.IDLE:
+            raise TransactionInProgressError(
+                "the connection is already in a transaction",
+                hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
+            )
+        # BEGIN and the settings leave together, so the identity costs no round trip of its own. (Transaction itself, and not
+        # conn.transaction(), which would keep the pipeline open for the whole block.)
+        with self._conn.pipeline():
+            self._exit.enter_context(Transaction(self._conn))
+            self._conn.execute(self._statement, [each for setting in self._settings.items() for each in setting])
+        _blocks[self._conn] = self
+        self._exit.callback(_blocks.pop, self._conn, None)
+        return self._conn
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        ended = kind is None and not self._conn.closed and self._conn.info.transaction_status == TransactionStatus.IDLE
+        suppressed = self._exit.__exit__(kind, error, trace)
+        if ended:
+            raise TransactionInProgressError(
+                "the block's transaction was ended inside it, and what came after had no identity",
+                hint="leave commit and rollback to the block: it commits at its end, and rolls back on an error",
+            )
+        return suppressed
+
+
+class as_user(_Block[Row]):  # noqa: N801 - it reads as a verb: with as_user(conn, alice) as conn
+    """``with as_user(conn, identity) as conn``: one transaction in which ``identity`` asks; committed at the end.
+
+    ``conn`` is an idle psycopg connection, autocommit or not; its isolation level, read-only and deferrable hold. An error rolls back and
+    goes on its way. ``role`` is taken on for the transaction, where the login has it. Inside, the same identity again is a savepoint.
+
+    Raises MissingIdentityError for None, TransactionInProgressError for a connection that is not idle and for a transaction that was
+    ended inside, IdentityConflictError for another identity inside, and what ``guard`` raises.
+    """
+
+    def __init__(self, conn: Connection[Row], identity: Identity, *, role: str | None = None) -> None:
+        if not isinstance(identity, Identity):
+            raise MissingIdentityError(
+                "`as_user` needs an Identity", hint="for a guest write as_nobody(conn): nobody sees no rows, and gets no error"
+            )
+        super().__init__(conn, identity.settings(), role)
+
+
+class as_nobody(_Block[Row]):  # noqa: N801 - as above
+    """``with as_nobody(conn) as conn``: one transaction in which nobody asks: no rows, and no error for reading.
+
+    Takes and raises what ``as_user`` does.
+    """
+
+    def __init__(self, conn: Connection[Row], *, role: str | None = None) -> None:
+        super().__init__(conn, NOBODY, role)
+
+
+def guard(conn: Connection[Any]) -> None:
+    """Make sure, once for each connection, that row security binds its login. ``conn`` is left as it is: idle when idle.
+
+    Raises BypassingRoleError for a superuser, for BYPASSRLS, for the owner of a managed table, for whoever may become one of them, and where
+    ``row_security`` is off; RuntimeVersionError where the schema ``rlskit`` is missing.
+    """
+    if conn in _guarded:
+        return
+    with conn.transaction():
+        row = conn.cursor(row_factory=namedtuple_row).execute(runtime.script("catalog/login.sql")).fetchone()
+    assert row is not None
+    way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
+    if row.superuser:
+        raise BypassingRoleError(f"login `{row.login}` is a superuser, so no rule binds it", hint=way_out)
+    if row.bypasses:
+        raise BypassingRoleError(f"login `{row.login}` has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out)
+    if row.owns is not None:
+        raise BypassingRoleError(f"login `{row.login}` owns table {row.owns}, or may become its owner, who can lift the rules", hint=way_out)
+    if row.row_security != "on":
+        raise BypassingRoleError(f"login `{row.login}` has row_security = {row.row_security}", hint="reset row_security: it has to be on")
+    if not row.has_runtime:
+        raise RuntimeVersionError("this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install")
+    _guarded.add(conn)

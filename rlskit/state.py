@@ -1,0 +1,273 @@
+"""What a PostgreSQL database has, wanted or existing, in PostgreSQL's words: frozen values that can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from typing import ClassVar, Literal, TypeAlias
+
+from rlskit.names import QualifiedName
+
+Command: TypeAlias = Literal["select", "insert", "update", "delete"]
+COMMANDS: tuple[Command, ...] = ("select", "insert", "update", "delete")
+
+
+# --- expressions: wanted ones are built of these, existing ones are the server's own text ------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OwnerColumn:
+    """A column that names one owner, or a list of them (``many``). ``type`` is that of one name."""
+
+    name: str
+    many: bool = False
+    type: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class NamesCaller:
+    """True when ``column`` names the caller: by this claim alone, or else in one of these spellings."""
+
+    column: OwnerColumn
+    claim: str | None
+    spellings: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class MovingAway:
+    """True only for a row version that is not stored yet and that the running UPDATE hands to somebody else.
+
+    No stored row ever matches, whatever the settings say; without it PostgreSQL refuses to give a row away, because
+    an UPDATE that reads columns also holds the new row against the SELECT policy.
+    """
+
+    columns: tuple[OwnerColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NamesSomebody:
+    """True when at least one of the columns names an owner."""
+
+    columns: tuple[OwnerColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """True when one of the terms is."""
+
+    terms: tuple[NamesCaller | MovingAway, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """True."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallersName:
+    """The caller's name as ``column`` stores it: this claim, or else ``<sub>::<username>``; NULL for nobody."""
+
+    column: OwnerColumn
+    claim: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WellFormed:
+    """True when the column holds no empty name, no NULL inside a list and no list of lists."""
+
+    column: OwnerColumn
+
+
+Expression: TypeAlias = AnyOf | Always | NamesSomebody | CallersName | WellFormed | str
+
+
+@dataclass(frozen=True, slots=True)
+class AllBut:
+    """Every column of the table except these; known by name only in one database."""
+
+    columns: tuple[str, ...] = ()
+
+
+# --- objects -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableObject:
+    """Something that belongs to a table. ``why`` names the rule that wants it; ``mark`` is rlskit's comment on an existing one."""
+
+    table: QualifiedName
+    why: str = field(default="", compare=False)
+    mark: str | None = field(default=None, compare=False)
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What stays the same when the object is altered."""
+        return (self.kind, self.table.schema, self.table.name, *self._own_key())
+
+    def _own_key(self) -> tuple[str, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column(TableObject):
+    """A column that has to be there. ``type`` is PostgreSQL's name of it."""
+
+    name: str
+    type: str
+
+    kind: ClassVar[str] = "column"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowSecurity(TableObject):
+    """ENABLE and FORCE ROW LEVEL SECURITY."""
+
+    enabled: bool = True
+    forced: bool = True
+
+    kind: ClassVar[str] = "row security"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Default(TableObject):
+    """A column's DEFAULT."""
+
+    column: str
+    expression: Expression
+
+    kind: ClassVar[str] = "default"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.column,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check(TableObject):
+    """A CHECK constraint. ``column`` is the one that a wanted one guards."""
+
+    name: str
+    expression: Expression
+    validated: bool = True
+    column: str = field(default="", compare=False)
+
+    kind: ClassVar[str] = "check"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger(TableObject):
+    """A BEFORE … FOR EACH ROW trigger. ``enabled`` is PostgreSQL's letter: O, always on for ordinary sessions."""
+
+    name: str
+    event: Literal["insert", "update"] | str
+    columns: tuple[str, ...]
+    function: QualifiedName
+    arguments: tuple[str, ...] = ()
+    enabled: str = "O"
+
+    kind: ClassVar[str] = "trigger"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy(TableObject):
+    """A row security policy."""
+
+    name: str
+    command: Command | str
+    roles: tuple[str, ...]
+    using: Expression | None = None
+    with_check: Expression | None = None
+    permissive: bool = True
+
+    kind: ClassVar[str] = "policy"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant(TableObject):
+    """One privilege of one role, on these columns or, where ``columns`` is None, on the whole table."""
+
+    role: str
+    privilege: str
+    columns: tuple[str, ...] | AllBut | None
+
+    kind: ClassVar[str] = "grant"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.role, self.privilege, "table" if self.columns is None else "columns")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(TableObject):
+    """USAGE of the schema or of an owned sequence that the table's users need. ``name`` is None for the schema."""
+
+    role: str
+    sequence: QualifiedName | None = None
+
+    kind: ClassVar[str] = "usage"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.role, *((self.sequence.schema, self.sequence.name) if self.sequence else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index(TableObject):
+    """An index on one owner column. ``valid`` is false for what an interrupted build left behind."""
+
+    name: str
+    column: str
+    method: Literal["btree", "gin"] | str
+    valid: bool = True
+
+    kind: ClassVar[str] = "index"
+
+    def _own_key(self) -> tuple[str, ...]:
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Something about a table's rules that the reader should know before applying them."""
+
+    table: QualifiedName
+    text: str
+
+
+@dataclass(frozen=True)
+class State:
+    """All that belongs to the managed tables. ``unmanaged`` are those that the rules leave alone on purpose."""
+
+    objects: frozenset[TableObject] = frozenset()
+    unmanaged: frozenset[QualifiedName] = frozenset()
+    advice: tuple[Advice, ...] = field(default=(), compare=False)
+
+    def __iter__(self) -> Iterator[TableObject]:
+        """The objects, table by table, in an order that is always the same."""
+        return iter(sorted(self.objects, key=lambda each: (each.table, each.key)))
+
+    @property
+    def tables(self) -> Set[QualifiedName]:
+        """The tables that have at least one object."""
+        return self._by_table.keys()
+
+    def of(self, table: QualifiedName) -> tuple[TableObject, ...]:
+        """The objects of one table, in their order."""
+        return self._by_table.get(table, ())
+
+    @cached_property
+    def _by_table(self) -> dict[QualifiedName, tuple[TableObject, ...]]:
+        return {table: tuple(each) for table, each in groupby(self, lambda one: one.table)}

@@ -1,0 +1,256 @@
+"""What differs becomes steps: each one change, with its statements, its lock and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from psycopg.sql import Composable
+
+from rlskit import ddl, runtime
+from rlskit.catalog import Database, Foreign
+from rlskit.errors import RuntimeVersionError
+from rlskit.names import QualifiedName, fitted
+from rlskit.state import Check, Column, Default, Grant, Index, Policy, RowSecurity, State, TableObject, Trigger, Usage
+
+# A table's steps run in this order; "table" is one transaction, and what stands before and after it runs apart,
+# because it would hold a lock for as long as the table is large.
+Phase: TypeAlias = Literal["runtime", "before", "table", "after"]
+PHASES: tuple[Phase, ...] = ("runtime", "before", "table", "after")
+
+_LOCKS = {
+    "column": "ACCESS EXCLUSIVE",
+    "row security": "ACCESS EXCLUSIVE",
+    "default": "ACCESS EXCLUSIVE",
+    "check": "ACCESS EXCLUSIVE",
+    "policy": "ACCESS EXCLUSIVE",
+    "trigger": "SHARE ROW EXCLUSIVE",
+    "index": "SHARE",
+    "grant": "ACCESS SHARE",
+    "usage": None,
+}
+# Inside a table's transaction: first what closes, then what the rest needs, at last what opens.
+_ORDER = ("column", "row security", "grant taken", "policy", "trigger", "default", "check", "index", "usage", "grant")
+
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change: ``before`` becomes ``after``; None on one side means that it is made, or taken away.
+
+    ``says`` and ``why`` are for the reader, ``lock`` is the strongest lock on the table that the step takes (None: none on a table),
+    ``statements`` are complete SQL statements, in order.
+    """
+
+    phase: Phase
+    table: QualifiedName | None
+    before: TableObject | None
+    after: TableObject | None
+    says: str
+    why: str
+    lock: str | None
+    statements: tuple[str, ...]
+
+    def __str__(self) -> str:
+        why = f": {self.why}" if self.why else ""
+        return f"{self.says}{why}  [{self.lock or 'no lock on a table'}]"
+
+
+def diff(actual: State, wanted: State) -> Iterator[tuple[TableObject | None, TableObject | None]]:
+    """Yield what differs, as pairs of before and after. Pure: both sides hold expressions in the server's normal form."""
+    here = {each.key: each for each in actual.objects - wanted.objects}
+    there = {each.key: each for each in wanted.objects - actual.objects}
+    for key in sorted(here.keys() | there.keys(), key=lambda key: (key[1:3], key)):
+        yield here.get(key), there.get(key)
+
+
+def runtime_steps(database: Database) -> Iterator[Step]:
+    found, shipped = database.runtime_version, runtime.version()
+    if found is not None and found > shipped:
+        raise RuntimeVersionError(
+            f"the schema rlskit has version {found}, and this package knows {shipped}", hint="pip install --upgrade rlskit"
+        )
+    changed = [name for name, function in runtime.functions().items() if database.functions.get(name) != function]
+    if found is None:
+        says, why, scripts = f"install the schema rlskit, version {shipped}", "policies and defaults rest on its functions", ["runtime.sql"]
+    elif found < shipped:
+        says, why = f"upgrade the schema rlskit from version {found} to {shipped}", ""
+        scripts = [name for number, name in runtime.upgrades().items() if number > found]
+    elif changed:
+        says, why, scripts = "restore the schema rlskit", f"changed: {', '.join(sorted(changed))}", ["runtime.sql"]
+    else:
+        return
+    yield Step("runtime", None, None, None, says, why, None, tuple(runtime.script(each) for each in scripts))
+
+
+def table_steps(database: Database, wanted: State) -> Iterator[Step]:
+    steps = [
+        step
+        for before, after in diff(_relevant(database.state, wanted), wanted)
+        if not (isinstance(before, Index) and after is None and _attached(database, before))
+        for step in _change(database, before, after)
+    ]
+    order = {phase: position for position, phase in enumerate(PHASES)}
+    yield from sorted(steps, key=lambda step: (_root(database, step), order[step.phase], _rank(step), step.table or step.says))
+
+
+def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
+    """The steps that take foreign objects away."""
+    for each in foreign:
+        if each.drop is not None:
+            yield replace(_step("table", each.drop, None, ddl.drop(each.drop)), why="it undoes the rules")
+
+
+def _root(database: Database, step: Step) -> QualifiedName:
+    """Partitions and children change together with the table that the rules name."""
+    assert step.table is not None
+    facts = database.tables[step.table]
+    return facts.ancestors[0] if facts.ancestors else step.table
+
+
+def _relevant(actual: State, wanted: State) -> State:
+    """Existing objects that the rules decide about: what rlskit made, and all that the role holds."""
+    columns = {(each.table, each.column) for each in wanted.objects if isinstance(each, Default)}
+    usages = {each.key for each in wanted.objects if isinstance(each, Usage)}
+
+    def relevant(each: TableObject) -> bool:
+        match each:
+            case Default():
+                ours = isinstance(each.expression, str) and each.expression.startswith(("rlskit.claim(", "rlskit.identity(", "rlskit.list_of(", "rlskit.as_uuid("))
+                return ours or (each.table, each.column) in columns
+            case Usage():
+                return each.key in usages
+        return True
+
+    return replace(actual, objects=frozenset(filter(relevant, actual.objects)))
+
+
+def _attached(database: Database, index: Index) -> bool:
+    """An index of a partition belongs to that of the partitioned table, and comes and goes with it."""
+    return any(each.name == index.name and each.parent is not None for each in database.tables[index.table].indexes)
+
+
+def _change(database: Database, before: TableObject | None, after: TableObject | None) -> Iterator[Step]:
+    match before, after:
+        case (_, Index()):
+            yield from _index_steps(database, before, after)
+            return
+        case (None, Check()) if has_rows(database, after.table):
+            not_valid = replace(after, validated=False)
+            yield _step("table", None, not_valid, ddl.create(not_valid))
+            yield _validation(not_valid, after)
+            return
+        case (Check() as existing, Check()) if existing.expression == after.expression:
+            yield _validation(existing, after)
+            return
+    if after is None:
+        assert before is not None
+        statements = ddl.drop(before)
+    else:
+        statements = ddl.create(after) if before is None else ddl.alter(before, after)
+    yield _step("table", before, after, statements)
+
+
+def _step(phase: Phase, before: TableObject | None, after: TableObject | None, statements: Iterable[Composable], lock: str | None = "") -> Step:
+    some = after or before
+    assert some is not None
+    why = after.why if after else "no rule asks for it"
+    strongest = _LOCKS[some.kind] if lock == "" else lock
+    return Step(phase, some.table, before, after, _sentence(before, after), why, strongest, tuple(map(ddl.text, statements)))
+
+
+def _validation(before: Check, after: Check) -> Step:
+    made = _step("after", before, after, ddl.alter(before, after), "SHARE UPDATE EXCLUSIVE")
+    return replace(made, says=f"validate check {after.name}", why="the rows that were there are held against it")
+
+
+def has_rows(database: Database, table: QualifiedName) -> bool:
+    family = [each for each in database.tables.values() if table in each.ancestors] if database.tables[table].kind != "table" else []
+    return any(each.has_rows for each in (database.tables[table], *family))
+
+
+def _index_steps(database: Database, before: TableObject | None, after: Index) -> Iterator[Step]:
+    facts = database.tables[after.table]
+    remade = isinstance(before, Index)
+    if not has_rows(database, after.table):
+        yield _step("table", before, after, [*(ddl.drop(before) if before else ()), *ddl.create(after)])
+        return
+    phase: Phase = "before" if after.column in facts.columns else "after"
+    gone = ddl.drop_index_concurrently(before) if isinstance(before, Index) and facts.kind == "table" else []
+    if facts.kind == "table":
+        made = _step(phase, before, after, [*gone, *ddl.create_index_concurrently(after)], "SHARE UPDATE EXCLUSIVE")
+        yield replace(made, says=made.says + " concurrently", why="an interrupted build left it invalid" if remade else made.why)
+        return
+    statements = [] if remade else [*ddl.create_index_on_only(after)]
+    for part in _parts(database, after):
+        statements += part
+    made = _step(phase, before, after, statements, "SHARE UPDATE EXCLUSIVE")
+    yield replace(made, says=made.says + " partition by partition, concurrently")
+
+
+def _parts(database: Database, index: Index) -> Iterator[list[Composable]]:
+    """For each direct partition: build its index while others write, then attach it."""
+    for part in sorted((each for each in database.tables.values() if index.table in each.parents), key=lambda each: each.name):
+        name = fitted(f"{part.name.name}_{index.column}_rlskit")
+        child = replace(index, table=part.name, name=name)
+        existing = next((each for each in part.indexes if each.name == name), None)
+        if existing is not None and existing.parent == index.name and existing.valid:
+            continue
+        gone = ddl.drop_index_concurrently(child) if existing is not None and not existing.valid and part.kind == "table" else []
+        make = ddl.create_index_concurrently(child) if part.kind == "table" else ddl.create_index_on_only(child)
+        built = [] if existing is not None and (existing.valid or part.kind != "table") else make
+        deeper = [statement for each in _parts(database, child) for statement in each] if part.kind != "table" else []
+        attached = [] if existing is not None and existing.parent == index.name else ddl.attach_index(index, child)
+        yield [*gone, *built, *deeper, *attached]
+
+
+def _rank(step: Step) -> int:
+    some = step.after or step.before
+    assert some is not None
+    return _ORDER.index("grant taken" if isinstance(some, Grant) and step.after is None else some.kind)
+
+
+
+# --- for the reader ----
+
+
+def _sentence(before: TableObject | None, after: TableObject | None) -> str:
+    some = after or before
+    verb = ("add" if isinstance(some, Column | Check) else "create") if before is None else "drop" if after is None else "alter"
+    match some:
+        case Column():
+            return f"{verb} column {some.name} {some.type}"
+        case RowSecurity():
+            if not some.enabled:
+                return "disable row level security"
+            return "enable and force row level security"
+        case Default():
+            return f"drop the default of {some.column}" if after is None else f"let {some.column} default to the caller's name"
+        case Check():
+            return f"{verb} check {some.name}"
+        case Trigger():
+            return f"{verb} trigger {some.name} before {some.event} of {', '.join(some.columns)}"
+        case Policy():
+            return f"{verb} policy {some.name} for {some.command} to {', '.join(some.roles)}"
+        case Grant():
+            return _grant_sentence(before, after)
+        case Usage():
+            return f"grant usage of {f'sequence {some.sequence}' if some.sequence else f'schema {some.table.schema}'} to {some.role}"
+        case Index():
+            return f"{verb if before is None or after is None else 'rebuild'} index {some.name} on {some.column} ({some.method})"
+    raise AssertionError(some)
+
+
+def _grant_sentence(before: TableObject | None, after: TableObject | None) -> str:
+    def listed(columns: Iterable[str]) -> str:
+        return f" ({', '.join(sorted(columns))})" if columns else ""
+
+    old = set(before.columns or ()) if isinstance(before, Grant) else set()  # type: ignore[arg-type]
+    new = set(after.columns or ()) if isinstance(after, Grant) else set()  # type: ignore[arg-type]
+    if isinstance(before, Grant) and isinstance(after, Grant):
+        changes = [f"{verb} {after.privilege}{listed(part)} {preposition} {after.role}" for verb, preposition, part in (("revoke", "from", old - new), ("grant", "to", new - old)) if part]
+        return " and ".join(changes)
+    some = after or before
+    assert isinstance(some, Grant)
+    return f"grant {some.privilege}{listed(new)} to {some.role}" if after else f"revoke {some.privilege}{listed(old)} from {some.role}"

@@ -1,0 +1,48 @@
+-- What the role holds of these tables, their columns, their schemas and the sequences that they own; and who gave it:
+-- the role itself, PUBLIC, or a role that it is a member of.
+with app as (
+  select oid from pg_roles where rolname = %(role)s
+),
+owned_sequences as (
+  select distinct depends.objid as oid, depends.refobjid as table_oid
+  from pg_depend as depends
+  join pg_class as sequence_ on sequence_.oid = depends.objid and sequence_.relkind = 'S'
+  where depends.classid = 'pg_class'::regclass and depends.refclassid = 'pg_class'::regclass
+    and depends.deptype = 'a' and depends.refobjid = any (%(oids)s::oid[])
+),
+held as (
+  select 'table' as level, table_.oid as table_oid, null::text as name, null::text as schema_name, acl.*
+  from pg_class as table_, aclexplode(table_.relacl) as acl
+  where table_.oid = any (%(oids)s::oid[]) and acl.grantee <> table_.relowner
+  union all
+  select 'column', column_.attrelid, column_.attname, null, acl.*
+  from pg_attribute as column_
+  join pg_class as table_ on table_.oid = column_.attrelid,
+  aclexplode(column_.attacl) as acl
+  where column_.attrelid = any (%(oids)s::oid[]) and not column_.attisdropped and acl.grantee <> table_.relowner
+  union all
+  select 'sequence', owned_sequences.table_oid, sequence_.relname, schema_.nspname, acl.*
+  from owned_sequences
+  join pg_class as sequence_ on sequence_.oid = owned_sequences.oid
+  join pg_namespace as schema_ on schema_.oid = sequence_.relnamespace,
+  aclexplode(sequence_.relacl) as acl
+  union all
+  select 'schema', table_.oid, schema_.nspname, null, acl.*
+  from pg_class as table_
+  join pg_namespace as schema_ on schema_.oid = table_.relnamespace,
+  aclexplode(schema_.nspacl) as acl
+  where table_.oid = any (%(oids)s::oid[])
+)
+select
+  held.level,
+  held.table_oid,
+  held.name,
+  held.schema_name,
+  lower(held.privilege_type) as privilege,
+  coalesce(grantee.rolname, 'public') as grantee,
+  coalesce(held.grantee = app.oid, false) as direct
+from held
+left join app on true
+left join pg_roles as grantee on grantee.oid = held.grantee
+where held.grantee = 0 or pg_has_role(app.oid, held.grantee, 'MEMBER')
+order by held.table_oid, held.level, held.name, 5, 6

@@ -1,0 +1,17 @@
+-- Takes the runtime of rlskit away. It stops, and changes nothing, while a policy, a default or a trigger rests on it:
+-- nothing is dropped with cascade. Before it, take the rules away: rlskit uninstall --tables
+
+begin;
+
+drop procedure if exists rlskit.mark(regclass, name, text);
+drop function if exists rlskit.note_new_owner();
+drop function if exists rlskit.as_uuid(text);
+drop function if exists rlskit.list_of(text);
+drop function if exists rlskit.identities(text[]);
+drop function if exists rlskit.identities();
+drop function if exists rlskit.identity();
+drop function if exists rlskit.claim(text);
+drop table if exists rlskit.version;
+drop schema if exists rlskit;
+
+commit;

@@ -1,0 +1,174 @@
+-- Version 0001: what the generated policies, defaults and triggers rest on.
+--
+-- It lives in the schema "rlskit" and holds no data but its version.
+-- Every function fixes its search_path, so that nobody can slip another function or operator under it.
+--
+-- Who is asking stands in three settings, written for one transaction each:
+--   rlskit.sub        the subject, as the identity provider gives it
+--   rlskit.username   the user's name
+--   rlskit.claims     further claims, a JSON object of texts
+-- After such a transaction a setting reads '' and not NULL; here both mean: not set.
+
+create schema if not exists rlskit;
+comment on schema rlskit is 'rlskit: row-level security from owner rules';
+
+-- The functions tell a caller nothing but what the caller's own settings say.
+revoke create on schema rlskit from public;
+grant usage on schema rlskit to public;
+
+-- One row: the newest of the files in upgrade/ that this database has.
+create table if not exists rlskit.version (
+  version_num varchar(32) not null,
+  constraint version_pkc primary key (version_num)
+);
+grant select on rlskit.version to public;
+
+-- One claim of the caller, or NULL where it is missing or could be taken for somebody else's.
+create or replace function rlskit.claim(name text)
+returns text
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  sub text := nullif(current_setting('rlskit.sub', true), '');
+  value text;
+begin
+  if name not in ('sub', 'username') then
+    value := nullif(current_setting('rlskit.claims', true), '')::jsonb ->> name;
+    return nullif(value, '');
+  end if;
+  value := case name when 'sub' then sub else nullif(current_setting('rlskit.username', true), '') end;
+  -- '::' separates the two parts of an owner's name, so it may stand in neither.
+  if value ~ '::|[[:cntrl:]]' or length(value) > 256 then
+    return null;
+  end if;
+  -- A username is chosen by its user; one that looks like a sub must be the user's own.
+  if name = 'username' and value ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and value is distinct from sub then
+    return null;
+  end if;
+  return value;
+end
+$rlskit$;
+comment on function rlskit.claim(text) is 'one claim of the caller, or NULL';
+
+-- The caller's name as a new row stores it, <sub>::<username>, or NULL unless both are there.
+create or replace function rlskit.identity()
+returns text
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return rlskit.claim('sub') || '::' || rlskit.claim('username');
+end
+$rlskit$;
+comment on function rlskit.identity() is 'the caller as <sub>::<username>, or NULL';
+
+-- Every spelling of the caller that an owner column may hold: full, sub, username. NULL for nobody.
+create or replace function rlskit.identities()
+returns text[]
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  sub text := rlskit.claim('sub');
+  username text := rlskit.claim('username');
+begin
+  if sub is null or username is null then
+    return null;
+  end if;
+  return array[sub || '::' || username, sub, username];
+end
+$rlskit$;
+comment on function rlskit.identities() is 'every spelling of the caller that an owner column may hold, or NULL';
+
+-- The same, narrowed to some of 'full', 'sub', 'username'.
+create or replace function rlskit.identities(variadic spellings text[])
+returns text[]
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  everything text[] := rlskit.identities();
+begin
+  return (
+    select array_agg(everything[position])
+    from unnest(array['full', 'sub', 'username']) with ordinality as known(spelling, position)
+    where spelling = any (spellings) and everything is not null
+  );
+end
+$rlskit$;
+comment on function rlskit.identities(text[]) is 'some of the spellings of the caller, or NULL';
+
+-- A list of one, or NULL for NULL: the default of a column that lists owners.
+create or replace function rlskit.list_of(name text)
+returns text[]
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return case when name is not null then array[name] end;
+end
+$rlskit$;
+comment on function rlskit.list_of(text) is 'a list of one, or NULL for NULL';
+
+-- A claim for a uuid column: NULL where it is no uuid, so that a wrong claim finds nothing instead of failing.
+create or replace function rlskit.as_uuid(value text)
+returns uuid
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return case when value ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then value::uuid end;
+end
+$rlskit$;
+comment on function rlskit.as_uuid(text) is 'the text as uuid, or NULL where it is none';
+
+-- Trigger: notes whom a row will belong to, in the setting rlskit.moving_to, for the policy that has to let the row go.
+-- Its arguments are the owner columns; the first name that any of them holds is noted.
+-- Whoever writes the setting by hand gains nothing: the policy holds it against rows that are not stored yet.
+create or replace function rlskit.note_new_owner()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  stored jsonb := to_jsonb(new);
+  owner_column text;
+  new_owner text;
+begin
+  foreach owner_column in array tg_argv loop
+    new_owner := case jsonb_typeof(stored -> owner_column)
+      when 'array' then stored -> owner_column ->> 0
+      else stored ->> owner_column
+    end;
+    exit when new_owner is not null;
+  end loop;
+  perform set_config('rlskit.moving_to', coalesce(new_owner, ''), true);
+  return new;
+end
+$rlskit$;
+comment on function rlskit.note_new_owner() is 'trigger: notes whom a row will belong to';
+
+-- Marks a policy as rlskit's: the digest of what was wanted, and of what the server keeps of it.
+-- By the second one a role that may only read the catalogue can tell a policy that was changed by hand.
+create or replace procedure rlskit.mark(in target regclass, in policy name, in wanted text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  stored text := (
+    select coalesce(pg_get_expr(polqual, polrelid), '') || ' / ' || coalesce(pg_get_expr(polwithcheck, polrelid), '')
+    from pg_policy
+    where polrelid = target and polname = policy
+  );
+begin
+  execute format(
+    'comment on policy %I on %s is %L',
+    policy,
+    target,
+    'rlskit ' || wanted || ' ' || left(encode(sha256(convert_to(stored, 'UTF8')), 'hex'), 16)
+  );
+end
+$rlskit$;
+comment on procedure rlskit.mark(regclass, name, text) is 'marks a policy as managed by rlskit';
+
