@@ -55,7 +55,7 @@ def serve(directory: Path, task: dict[str, Any]) -> bool:
             shutil.copytree(source, directory / target, ignore_dangling_symlinks=True)
     user = task["user"]
     if user:
-        for path in (directory, *directory.rglob("*")):
+        for path in (*directory.rglob("*"), directory):  # the last one lets the user in
             os.chown(path, user["user"], user["group"])
 
     def run(program: str, *options: str) -> Popen[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege, LockNotAvailable
@@ -22,19 +22,27 @@ def check_idle(conn: Connection[Any]) -> None:
     """Raise PlanError unless the connection is outside of any transaction."""
     if conn.info.transaction_status != TransactionStatus.IDLE:
         raise PlanError(
-            "the connection is in a transaction", hint="commit or roll back first: rules are applied in transactions of their own"
+            "the connection is in a transaction",
+            hint="commit or roll back first: rules are applied in transactions of their own",
         )
 
 
 def carry_out(
-    conn: Connection[Any], steps: Iterable[Step], *, lock_timeout: float, on_progress: Callable[[str], None] | None = None
+    conn: Connection[Any],
+    steps: Iterable[Step],
+    *,
+    lock_timeout: float,
+    on_progress: Callable[[str], None] | None = None,
 ) -> None:
     """Run the steps in their order; those of one table and one phase in one transaction where they may share one.
 
     Raises PlanError when another apply is at work, or when a lock cannot be had within ``lock_timeout`` seconds; what was
     finished until then stays, and every table is as before or as after.
     """
-    groups = [list(group) for _, group in groupby(steps, key=lambda step: (step.table if step.phase == "table" else step, step.phase))]
+    groups = [
+        list(group)
+        for _, group in groupby(steps, key=lambda step: (step.table if step.phase == "table" else step, step.phase))
+    ]
     with _autocommit(conn), _alone(conn):
         for number, group in enumerate(groups, 1):
             table = group[0].table
@@ -52,7 +60,9 @@ def carry_out(
                     hint="others are at work on it: apply again, or with a longer --lock-timeout; what was done so far stays",
                 ) from error
             except InsufficientPrivilege as error:
-                raise PlanError(f"table `{table}`: {error.diag.message_primary}", hint="connect as the owner of the table") from error
+                raise PlanError(
+                    f"table `{table}`: {error.diag.message_primary}", hint="connect as the owner of the table"
+                ) from error
             if on_progress is not None:
                 on_progress(f"[{number} of {len(groups)}] {table or 'schema rlskit'}: {len(group)} steps")
 
@@ -60,7 +70,7 @@ def carry_out(
 def _run(conn: Connection[Any], steps: Iterable[Step]) -> None:
     for step in steps:
         for statement in step.statements:
-            conn.execute(cast(LiteralString, statement))  # written by ddl, or a file that ships with the package
+            conn.execute(statement)  # written by ddl, or a file that ships with the package
 
 
 def _concurrent(steps: Iterable[Step]) -> bool:
@@ -69,7 +79,7 @@ def _concurrent(steps: Iterable[Step]) -> bool:
 
 
 def _limit_waiting(conn: Connection[Any], seconds: float, how: LiteralString) -> None:
-    conn.execute(cast(LiteralString, f"{how} lock_timeout = {int(seconds * 1000)}"))
+    conn.execute(f"{how} lock_timeout = {int(seconds * 1000)}")
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 
 from psycopg import Connection
 from psycopg.errors import Error
-from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row
 
 from rlskit import ddl, runtime
@@ -97,6 +96,12 @@ class Database:
     functions: dict[str, runtime.Function]
     runtime_version: str | None
 
+    def same_as(self, other: Database) -> bool:
+        """Whether this is the same database, and nothing that a plan rests on has changed."""
+        return (self.server.database, self.state, self.tables, self.foreign, self.functions) == (
+            *(other.server.database, other.state, other.tables, other.foreign, other.functions),
+        )
+
 
 @contextmanager
 def reading(conn: Connection[Any]) -> Iterator[None]:
@@ -118,7 +123,9 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     query.oids = list(by_oid)
     (server,) = query("server")
 
-    objects: list[TableObject] = [RowSecurity(table=by_oid[row.oid], enabled=row.enabled, forced=row.forced) for row in rows]
+    objects: list[TableObject] = [
+        RowSecurity(table=by_oid[row.oid], enabled=row.enabled, forced=row.forced) for row in rows
+    ]
     foreign: list[Foreign] = []
     columns, defaults = _columns(query, by_oid)
     indexes, index_objects = _indexes(query, by_oid)
@@ -147,7 +154,10 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
         server=Server(**{**server._asdict(), "role_may_become": tuple(server.role_may_become)}),
         tables=facts,
         foreign=tuple(foreign),
-        functions={row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes, row.body) for row in query("runtime")},
+        functions={
+            row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes, row.body)
+            for row in query("runtime")
+        },
         runtime_version=runtime_version(conn),
     )
 
@@ -206,9 +216,23 @@ def _policies(query: _Query, tables: Tables, role: str) -> tuple[list[Policy], l
             found.append(policy)
             continue
         undoes = row.permissive and row.binds_role
-        effect = f"lets `{role}` past the rules" if undoes else "narrows the rules" if row.binds_role else f"is not for `{role}`"
+        effect = (
+            f"lets `{role}` past the rules"
+            if undoes
+            else "narrows the rules"
+            if row.binds_role
+            else f"is not for `{role}`"
+        )
         kind = "permissive" if row.permissive else "restrictive"
-        foreign.append(Foreign(policy.table, f"policy {row.name}", f"the {kind} policy `{row.name}` is not rlskit's; it {effect}", undoes, policy))
+        foreign.append(
+            Foreign(
+                policy.table,
+                f"policy {row.name}",
+                f"the {kind} policy `{row.name}` is not rlskit's; it {effect}",
+                undoes,
+                policy,
+            )
+        )
     return found, foreign
 
 
@@ -233,9 +257,11 @@ def _privileges(query: _Query, tables: Tables, role: str) -> tuple[list[TableObj
 
 
 def _held(grant: Grant, role: str) -> Foreign:
-    what = grant.privilege if grant.columns is None else f"{grant.privilege} ({', '.join(grant.columns)})"  # type: ignore[arg-type]
+    what = grant.privilege if grant.columns is None else f"{grant.privilege} ({', '.join(sorted(grant.named))})"
     holder = "PUBLIC" if grant.role == "public" else f"role `{grant.role}`"
-    return Foreign(grant.table, f"privilege of {grant.role}", f"`{role}` also holds {what} through {holder}", True, grant)
+    return Foreign(
+        grant.table, f"privilege of {grant.role}", f"`{role}` also holds {what} through {holder}", True, grant
+    )
 
 
 def _checks(query: _Query, tables: Tables) -> tuple[dict[int, set[str]], list[Check]]:
@@ -245,7 +271,9 @@ def _checks(query: _Query, tables: Tables) -> tuple[dict[int, set[str]], list[Ch
         names[row.table_oid].add(row.name)
         if row.mark == ddl.MARK:
             table = tables[row.table_oid]
-            found.append(Check(table=table, name=row.name, expression=row.expression, validated=row.validated, mark=row.mark))
+            found.append(
+                Check(table=table, name=row.name, expression=row.expression, validated=row.validated, mark=row.mark)
+            )
     return names, found
 
 
@@ -278,8 +306,19 @@ def _indexes(query: _Query, tables: Tables) -> tuple[dict[int, list[IndexFacts]]
         if row.first_column is None or not row.whole:
             continue
         marked = row.mark == ddl.MARK
-        facts[row.table_oid].append(IndexFacts(row.name, row.first_column, row.method, row.valid, marked, row.parent_index))
+        facts[row.table_oid].append(
+            IndexFacts(row.name, row.first_column, row.method, row.valid, marked, row.parent_index)
+        )
         if marked:
             table = tables[row.table_oid]
-            found.append(Index(table=table, name=row.name, column=row.first_column, method=row.method, valid=row.valid, mark=row.mark))
+            found.append(
+                Index(
+                    table=table,
+                    name=row.name,
+                    column=row.first_column,
+                    method=row.method,
+                    valid=row.valid,
+                    mark=row.mark,
+                )
+            )
     return facts, found

@@ -59,7 +59,7 @@ def compile(rules: Rules) -> State:
             objects += _ruled(access, rules.role)
             advice += _advice(access)
     unmanaged = frozenset(table.name for table in rules.tables if isinstance(table.allow, Unmanaged))
-    return State(frozenset(objects), unmanaged, tuple(advice))
+    return State(frozenset(objects), unmanaged=unmanaged, advice=tuple(advice))
 
 
 class Person(NamedTuple):
@@ -71,6 +71,7 @@ class Person(NamedTuple):
 
     @property
     def condition(self) -> NamesCaller:
+        """What is true of a row that names the caller so."""
         return NamesCaller(self.column, self.claim, self.spellings)
 
 
@@ -82,15 +83,18 @@ class Access:
 
     @property
     def table(self) -> QualifiedName:
+        """The table."""
         return self.rules.name
 
     @property
     def table_rules(self) -> tuple[Rule, ...]:
+        """The rules of the table itself."""
         assert isinstance(self.rules.allow, tuple)
         return self.rules.allow
 
     @property
     def ruled_columns(self) -> dict[str, tuple[Rule, ...]]:
+        """The columns that have rules of their own."""
         return dict(self.rules.columns)
 
     def on_table(self, operation: Operation) -> tuple[Person, ...]:
@@ -108,6 +112,7 @@ class Access:
         return _people(rules)
 
     def table_rules_with(self, operation: Operation) -> list[Rule]:
+        """The table's rules that have the operation."""
         return [rule for rule in self.table_rules if operation in rule.operations]
 
     def on_row(self, operation: Operation) -> tuple[Person, ...]:
@@ -153,11 +158,12 @@ class Access:
         return bool(self.reassignable) and self.rules.reassign == "plain"
 
     def why(self, operation: Operation) -> str:
+        """The rules that give the operation, for the reader."""
         return " or ".join(str(rule) for rule in self.table_rules_with(operation)) or "its columns' rules"
 
 
 def _people(rules: Iterable[Rule]) -> tuple[Person, ...]:
-    people = {}
+    people: dict[Person, None] = {}
     for rule in rules:
         if rule.column is not None:
             people[Person(OwnerColumn(rule.column, rule.strategy == "owners"), rule.claim, rule.spellings)] = None
@@ -166,7 +172,10 @@ def _people(rules: Iterable[Rule]) -> tuple[Person, ...]:
 
 def _ruled(access: Access, role: str) -> list[TableObject]:
     table = access.table
-    objects: list[TableObject] = [RowSecurity(table=table, why="only the rows that a rule names"), Usage(table=table, role=role)]
+    objects: list[TableObject] = [
+        RowSecurity(table=table, why="only the rows that a rule names"),
+        Usage(table=table, role=role),
+    ]
     for operation in COMMAND_OF:
         if people := access.on_row(operation):
             objects += [_policy(access, operation, people, role), _grant(access, operation, role)]
@@ -175,13 +184,25 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
         rule = next(str(rule) for rule in _all_rules(access) if rule.column == column.name)
         objects.append(Column(table=table, name=column.name, type=column.type + "[]" * column.many, why=rule))
         check = fitted(f"rlskit_{column.name}_check")
-        objects.append(Check(table=table, name=check, expression=WellFormed(column), column=column.name, why="an empty name would be nobody's"))
+        objects.append(
+            Check(
+                table=table,
+                name=check,
+                expression=WellFormed(column),
+                column=column.name,
+                why="an empty name would be nobody's",
+            )
+        )
         method = "gin" if column.many else "btree"
         index = fitted(f"{table.name}_{column.name}_rlskit")
-        objects.append(Index(table=table, name=index, column=column.name, method=method, why=f"{rule} looks rows up by it"))
+        objects.append(
+            Index(table=table, name=index, column=column.name, method=method, why="rows are looked up by it")
+        )
         if creator := next((each for each in creators if each.column == column), None):
             name = CallersName(column, creator.claim)
-            objects.append(Default(table=table, column=column.name, expression=name, why=f"{rule}: whoever creates a row owns it"))
+            objects.append(
+                Default(table=table, column=column.name, expression=name, why="whoever creates a row owns it")
+            )
     if access.moves:
         objects.append(
             Trigger(
@@ -221,7 +242,9 @@ def _policy(access: Access, operation: Operation, people: tuple[Person, ...], ro
 
 def _grant(access: Access, operation: Operation, role: str) -> Grant:
     columns = None if operation == "delete" else access.columns(operation)
-    return Grant(table=access.table, role=role, privilege=COMMAND_OF[operation], columns=columns, why=access.why(operation))
+    return Grant(
+        table=access.table, role=role, privilege=COMMAND_OF[operation], columns=columns, why=access.why(operation)
+    )
 
 
 def _open(table: QualifiedName, rule: Open, role: str) -> list[TableObject]:
@@ -259,5 +282,7 @@ def _advice(access: Access) -> list[Advice]:
         )
     if access.on_table("delete") and not access.on_row("delete"):
         holding = [column for column in access.ruled_columns if not access.on_column(column, "delete")]
-        found.append(f"nobody may delete a row, because nobody may delete {', '.join(f'`{column}`' for column in holding)}")
+        found.append(
+            f"nobody may delete a row, because nobody may delete {', '.join(f'`{column}`' for column in holding)}"
+        )
     return [Advice(access.table, text) for text in found]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import LiteralString, assert_never
+from typing import LiteralString, TypeAlias, assert_never
 
-from psycopg import sql
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from rlskit.names import QualifiedName
 from rlskit.state import (
-    AllBut,
     Always,
     AnyOf,
     CallersName,
@@ -45,13 +43,19 @@ def text(composable: Composable) -> str:
 
 
 def qualified(name: QualifiedName) -> Identifier:
+    """The quoted name with its schema."""
     return Identifier(name.schema, name.name)
+
+
+Statements: TypeAlias = list[Composed]
 
 
 def _format(template: LiteralString, *args: Composable | str, **kwargs: Composable | str) -> Composed:
     """``SQL.format``, in which a bare text is an identifier."""
     as_identifiers = [Identifier(each) if isinstance(each, str) else each for each in args]
-    return SQL(template).format(*as_identifiers, **{k: Identifier(v) if isinstance(v, str) else v for k, v in kwargs.items()})
+    return SQL(template).format(
+        *as_identifiers, **{k: Identifier(v) if isinstance(v, str) else v for k, v in kwargs.items()}
+    )
 
 
 def _names(names: Iterable[str]) -> Composed:
@@ -77,7 +81,7 @@ def expression(wanted: Expression) -> Composable:
         case WellFormed(column):
             return _well_formed(column)
         case str():
-            return SQL(wanted)  # type: ignore[arg-type]  # the server printed it from its own catalogue
+            return SQL(wanted)
     assert_never(wanted)
 
 
@@ -141,7 +145,11 @@ def _well_formed(column: OwnerColumn) -> Composable:
         return _format(
             "coalesce(array_ndims({0}), 1) = 1 and array_position({0}, null) is null and '' <> all ({0})", column.name
         )
-    return _format("{} is not null or {} is null", column.name, column.name) if column.type == "uuid" else _format("{} <> ''", column.name)
+    return (
+        _format("{} is not null or {} is null", column.name, column.name)
+        if column.type == "uuid"
+        else _format("{} <> ''", column.name)
+    )
 
 
 # --- objects -------------------------------------------------------------------------------------------
@@ -153,16 +161,20 @@ def wanted_digest(policy: Policy) -> str:
     return sha256(" / ".join(parts).encode()).hexdigest()[:16]
 
 
-def create(wanted: TableObject) -> list[Composable]:
+def create(wanted: TableObject) -> Statements:
     """The statements that make the object."""
     table = qualified(wanted.table)
     match wanted:
         case Column():
-            return [_format("alter table {} add column {} {}", table, wanted.name, SQL(wanted.type))]  # type: ignore[arg-type]
+            return [_format("alter table {} add column {} {}", table, wanted.name, SQL(wanted.type))]
         case RowSecurity():
             return _row_security(table, wanted)
         case Default():
-            return [_format("alter table {} alter column {} set default {}", table, wanted.column, expression(wanted.expression))]
+            return [
+                _format(
+                    "alter table {} alter column {} set default {}", table, wanted.column, expression(wanted.expression)
+                )
+            ]
         case Check():
             return [
                 _format(
@@ -182,7 +194,7 @@ def create(wanted: TableObject) -> list[Composable]:
     raise AssertionError(wanted)
 
 
-def alter(existing: TableObject, wanted: TableObject) -> list[Composable]:
+def alter(existing: TableObject, wanted: TableObject) -> Statements:
     """The statements that turn the one into the other; both have the same key."""
     table = qualified(wanted.table)
     match wanted:
@@ -197,14 +209,17 @@ def alter(existing: TableObject, wanted: TableObject) -> list[Composable]:
     return [*drop(existing), *create(wanted)]
 
 
-def drop(existing: TableObject) -> list[Composable]:
+def drop(existing: TableObject) -> Statements:
     """The statements that take the object away."""
     table = qualified(existing.table)
     match existing:
         case Column():
             return [_format("alter table {} drop column {}", table, existing.name)]
         case RowSecurity():
-            return [_format("alter table {} no force row level security", table), _format("alter table {} disable row level security", table)]
+            return [
+                _format("alter table {} no force row level security", table),
+                _format("alter table {} disable row level security", table),
+            ]
         case Default():
             return [_format("alter table {} alter column {} drop default", table, existing.column)]
         case Check():
@@ -220,29 +235,31 @@ def drop(existing: TableObject) -> list[Composable]:
     raise AssertionError(existing)
 
 
-def _row_security(table: Identifier, wanted: RowSecurity) -> list[Composable]:
+def _row_security(table: Identifier, wanted: RowSecurity) -> Statements:
     return [
         _format("alter table {} {} row level security", table, SQL("enable" if wanted.enabled else "disable")),
         _format("alter table {} {} row level security", table, SQL("force" if wanted.forced else "no force")),
     ]
 
 
-def _create_trigger(table: Identifier, wanted: Trigger) -> list[Composable]:
+def _create_trigger(table: Identifier, wanted: Trigger) -> Statements:
     of = _format(" of {}", _names(wanted.columns)) if wanted.columns else SQL("")
     return [
         _format(
             "create trigger {} before {}{} on {} for each row execute function {}({})",
-            *(wanted.name, SQL(wanted.event), of, table, qualified(wanted.function)),  # type: ignore[arg-type]
+            *(wanted.name, SQL(wanted.event), of, table, qualified(wanted.function)),
             SQL(", ").join(map(Literal, wanted.arguments)),
         ),
         _format("comment on trigger {} on {} is {}", wanted.name, table, Literal(MARK)),
     ]
 
 
-def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composable:
-    parts = [head]
+def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composed:
+    parts: list[Composable] = [head]
     if new:
-        parts.append(_format("  as {} for {}", SQL("permissive" if wanted.permissive else "restrictive"), SQL(wanted.command)))  # type: ignore[arg-type]
+        parts.append(
+            _format("  as {} for {}", SQL("permissive" if wanted.permissive else "restrictive"), SQL(wanted.command))
+        )
     parts.append(_format("  to {}", _names(wanted.roles)))
     if wanted.using is not None:
         parts.append(_format("  using (\n    {}\n  )", expression(wanted.using)))
@@ -253,35 +270,41 @@ def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composable:
 
 def _alterable(existing: Policy, wanted: Policy) -> bool:
     """ALTER POLICY changes roles and expressions, but neither the command nor what is there at all."""
-    same_shape = all((a is None) == (b is None) for a, b in ((existing.using, wanted.using), (existing.with_check, wanted.with_check)))
+    same_shape = all(
+        (a is None) == (b is None)
+        for a, b in ((existing.using, wanted.using), (existing.with_check, wanted.with_check))
+    )
     return same_shape and (existing.command, existing.permissive) == (wanted.command, wanted.permissive)
 
 
-def _mark(policy: Policy) -> Composable:
+def _mark(policy: Policy) -> Composed:
     target = text(qualified(policy.table))
-    return _format("call rlskit.mark({}, {}, {})", Literal(target), Literal(policy.name), Literal(wanted_digest(policy)))
+    return _format(
+        "call rlskit.mark({}, {}, {})", Literal(target), Literal(policy.name), Literal(wanted_digest(policy))
+    )
 
 
-def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralString) -> Composable:
+def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralString) -> Composed:
     role = SQL("public") if given.role == "public" else Identifier(given.role)
     if isinstance(given, Usage):
         if given.sequence is None:
             return _format("{} usage on schema {} {} {}", SQL(verb), given.table.schema, SQL(preposition), role)
         return _format("{} usage on sequence {} {} {}", SQL(verb), qualified(given.sequence), SQL(preposition), role)
-    assert not isinstance(given.columns, AllBut), "column lists are fitted to a database before they are written"
-    privilege = SQL(given.privilege)  # type: ignore[arg-type]  # one of PostgreSQL's words
-    what = privilege if given.columns is None else _format("{} ({})", privilege, _names(given.columns))
+    privilege = SQL(given.privilege)
+    what = privilege if given.columns is None else _format("{} ({})", privilege, _names(sorted(given.named)))
     return _format("{} {} on {} {} {}", SQL(verb), what, qualified(given.table), SQL(preposition), role)
 
 
-def _regrant(existing: Grant, wanted: Grant) -> list[Composable]:
+def _regrant(existing: Grant, wanted: Grant) -> Statements:
     """Only the columns that differ."""
-    before, after = set(existing.columns or ()), set(wanted.columns or ())  # type: ignore[arg-type]
-    changes: list[Composable] = []
+    before, after = existing.named, wanted.named
+    changes: Statements = []
     for columns, verb, preposition in ((before - after, "revoke", "from"), (after - before, "grant", "to")):
         if columns:
-            part = Grant(table=wanted.table, role=wanted.role, privilege=wanted.privilege, columns=tuple(sorted(columns)))
-            changes.append(_privilege(part, verb, preposition))  # type: ignore[arg-type]
+            part = Grant(
+                table=wanted.table, role=wanted.role, privilege=wanted.privilege, columns=tuple(sorted(columns))
+            )
+            changes.append(_privilege(part, verb, preposition))
     return changes
 
 
@@ -289,41 +312,44 @@ def _index_name(index: Index) -> QualifiedName:
     return QualifiedName(index.table.schema, index.name)
 
 
-def _create_index(wanted: Index, how: LiteralString = "create index", only: LiteralString = "") -> list[Composable]:
+def _create_index(wanted: Index, how: LiteralString = "create index", only: LiteralString = "") -> Statements:
     return [
         _format(
             "{} {} on {}{} using {} ({})",
-            *(SQL(how), wanted.name, SQL(only), qualified(wanted.table), SQL(wanted.method), wanted.column),  # type: ignore[arg-type]
+            *(SQL(how), wanted.name, SQL(only), qualified(wanted.table), SQL(wanted.method), wanted.column),
         ),
         mark_index(wanted),
     ]
 
 
-def create_index_concurrently(wanted: Index) -> list[Composable]:
+def create_index_concurrently(wanted: Index) -> Statements:
     """Build the index while others write; each statement stands alone, outside of a transaction."""
     return _create_index(wanted, "create index concurrently")
 
 
-def create_index_on_only(wanted: Index) -> list[Composable]:
+def create_index_on_only(wanted: Index) -> Statements:
     """Declare the index of a partitioned table; it becomes valid when every partition's is attached."""
     return _create_index(wanted, only="only ")
 
 
-def drop_index_concurrently(existing: Index) -> list[Composable]:
+def drop_index_concurrently(existing: Index) -> Statements:
+    """Take the index away while others read and write."""
     return [_format("drop index concurrently if exists {}", qualified(_index_name(existing)))]
 
 
-def attach_index(parent: Index, child: Index) -> list[Composable]:
+def attach_index(parent: Index, child: Index) -> Statements:
     """Make the partition's index a part of the partitioned table's."""
-    return [_format("alter index {} attach partition {}", qualified(_index_name(parent)), qualified(_index_name(child)))]
+    return [
+        _format("alter index {} attach partition {}", qualified(_index_name(parent)), qualified(_index_name(child)))
+    ]
 
 
-def mark_index(index: Index) -> Composable:
+def mark_index(index: Index) -> Composed:
+    """Say in a comment that the index is rlskit's."""
     return _format("comment on index {} is {}", qualified(_index_name(index)), Literal(MARK))
 
 
-def count_of(table: QualifiedName, condition: Expression | None = None) -> Composable:
+def count_of(table: QualifiedName, condition: Expression | None = None) -> Composed:
     """How many rows the connected role sees, of those that do not meet the condition where one is given."""
     where = _format(" where not ({})", expression(condition)) if condition is not None else SQL("")
     return _format("select count(*) from {}{}", qualified(table), where)
-

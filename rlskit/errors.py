@@ -76,7 +76,9 @@ class RuleFileError(RuleError):
 
     code = "E103"
 
-    def __init__(self, message: str, *, path: str, table: str | None = None, key: str | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, path: str, table: str | None = None, key: str | None = None, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.path, self.table, self.key = path, table, key
 

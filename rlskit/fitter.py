@@ -70,7 +70,10 @@ def check_rights(database: Database, tables: Iterable[QualifiedName]) -> None:
 
 def _check_role(database: Database, role: str) -> None:
     if not database.server.role_exists:
-        raise PlanError(f"role `{role}` does not exist", hint=f'create role "{role}" nologin, and grant it to the logins of the application')
+        raise PlanError(
+            f"role `{role}` does not exist",
+            hint=f'create role "{role}" nologin, and grant it to the logins of the application',
+        )
     if database.server.role_bypasses:
         raise PlanError(
             f"role `{role}` is a superuser or has BYPASSRLS, so no rule would bind it",
@@ -80,10 +83,16 @@ def _check_role(database: Database, role: str) -> None:
 
 def _facts(database: Database, table: QualifiedName) -> TableFacts:
     if table not in database.tables:
-        raise PlanError(f"table `{table}` does not exist", hint="create it first: rlskit adds owner columns, but no tables")
+        raise PlanError(
+            f"table `{table}` does not exist", hint="create it first: rlskit adds owner columns, but no tables"
+        )
     facts = database.tables[table]
     if facts.kind not in ("table", "partitioned table"):
-        way_out = "put the rules on its tables, and make it `with (security_invoker = true)`" if facts.kind == "view" else "leave it out"
+        way_out = (
+            "put the rules on its tables, and make it `with (security_invoker = true)`"
+            if facts.kind == "view"
+            else "leave it out"
+        )
         raise PlanError(f"`{table}` is a {facts.kind}, and PostgreSQL has no row security there", hint=way_out)
     if facts.owner in database.server.role_may_become:
         raise PlanError(
@@ -105,7 +114,11 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
                 else:
                     _check_strategy(facts, each)
             case Policy():
-                yield replace(each, using=_typed(each.using, facts), with_check=_typed(each.with_check, facts))
+                yield replace(
+                    each,
+                    using=each.using and _typed(each.using, facts),
+                    with_check=each.with_check and _typed(each.with_check, facts),
+                )
             case Default() | Check():
                 yield replace(each, expression=_typed(each.expression, facts))
             case Grant():
@@ -144,9 +157,13 @@ def _check_strategy(facts: TableFacts, wanted: Column) -> None:
     place = f"column `{wanted.name}` of table `{facts.name}`"
     if is_list != asks_list:
         word = "owners_defined_in" if is_list else "owner_defined_in"
-        raise UnsupportedRuleError(f"{place} is {found.type}, and {wanted.why} does not fit it", hint=f'write allow.{word}("{wanted.name}")')
+        raise UnsupportedRuleError(
+            f"{place} is {found.type}, and {wanted.why} does not fit it", hint=f'write allow.{word}("{wanted.name}")'
+        )
     if found.generated:
-        raise UnsupportedRuleError(f"{place} is generated, so nobody could be written into it", hint="name an ordinary column")
+        raise UnsupportedRuleError(
+            f"{place} is generated, so nobody could be written into it", hint="name an ordinary column"
+        )
     if not found.deterministic:
         raise UnsupportedRuleError(
             f"{place} has a collation that takes different names for the same",
@@ -155,11 +172,12 @@ def _check_strategy(facts: TableFacts, wanted: Column) -> None:
     name_type = found.type.removesuffix("[]")
     if name_type not in (*_FIT_TYPES, *(() if is_list else ("uuid",))):
         raise UnsupportedRuleError(
-            f"{place} is {found.type}, which cannot hold an owner exactly", hint=f"make it {wanted.type}, or uuid for one claim that is a uuid"
+            f"{place} is {found.type}, which cannot hold an owner exactly",
+            hint=f"make it {wanted.type}, or uuid for one claim that is a uuid",
         )
 
 
-def _typed(expression: Expression | None, facts: TableFacts) -> Expression | None:
+def _typed(expression: Expression, facts: TableFacts) -> Expression:
     """The expression with the types that the owner columns really have."""
 
     def column(wanted: OwnerColumn) -> OwnerColumn:
@@ -190,14 +208,19 @@ def _typed(expression: Expression | None, facts: TableFacts) -> Expression | Non
             return other
 
 
-def _listed(columns: tuple[str, ...] | AllBut | None, facts: TableFacts, added: Iterable[str]) -> tuple[str, ...] | None:
+def _listed(
+    columns: tuple[str, ...] | AllBut | None, facts: TableFacts, added: Iterable[str]
+) -> tuple[str, ...] | None:
     if columns is None:
         return None
     known = [*facts.columns, *added]
     named = columns.columns if isinstance(columns, AllBut) else columns
     for name in named:
         if name not in known:
-            raise UnknownColumnError(f"table `{facts.name}` has no column `{name}`, which a column rule names", hint=did_you_mean(name, known))
+            raise UnknownColumnError(
+                f"table `{facts.name}` has no column `{name}`, which a column rule names",
+                hint=did_you_mean(name, known),
+            )
     return tuple(sorted(name for name in known if (name in named) != isinstance(columns, AllBut)))
 
 
@@ -207,7 +230,12 @@ def _sequences(grant: Grant, facts: TableFacts) -> Iterator[Usage]:
         return
     for column in facts.columns.values():
         if column.sequence is not None:
-            yield Usage(table=facts.name, role=grant.role, sequence=column.sequence, why=f"the default of {column.name} draws from it")
+            yield Usage(
+                table=facts.name,
+                role=grant.role,
+                sequence=column.sequence,
+                why=f"the default of {column.name} draws from it",
+            )
 
 
 def _indexes(wanted: Index, facts: TableFacts, family: list[TableFacts]) -> Iterator[Index]:
@@ -229,9 +257,9 @@ def _index_of(wanted: Index, facts: TableFacts) -> Iterator[Index]:
 def _leaving(wanted: State, database: Database) -> Iterator[TableObject]:
     """Tables that bear the mark but have no rules any more stay closed; those that are unmanaged on purpose are opened."""
     for table, facts in database.tables.items():
-        if table in wanted.tables or any(ancestor in wanted.tables for ancestor in facts.ancestors):
+        if not {table, *facts.ancestors}.isdisjoint(wanted.tables):
             continue
-        if table in wanted.unmanaged or any(ancestor in wanted.unmanaged for ancestor in facts.ancestors):
+        if {table, *facts.ancestors} & (wanted.unmanaged | wanted.released):
             yield RowSecurity(table=table, enabled=False, forced=False, why="left alone on purpose")
         else:
             yield from (each for each in database.state.of(table) if isinstance(each, RowSecurity))

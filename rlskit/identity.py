@@ -43,7 +43,9 @@ class Identity:
                 )
         for name, value in self.claims.items():
             if not isinstance(name, str) or not isinstance(value, str):
-                raise InvalidIdentityError(f"claim `{name}` is not text", hint="claims map names to texts: turn the value into text first")
+                raise InvalidIdentityError(
+                    f"claim `{name}` is not text", hint="claims map names to texts: turn the value into text first"
+                )
             if "\0" in name + value:
                 raise InvalidIdentityError(f"claim `{name}` holds a NUL character", hint="PostgreSQL cannot hold it")
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
@@ -77,14 +79,25 @@ def _check(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise InvalidIdentityError(f"`{what}` is not text", hint="pass the claim as the identity provider gives it")
     if not value or value.isspace():
-        raise InvalidIdentityError(f"`{what}` is empty", hint="for a guest use as_nobody(…): nobody sees no rows, and gets no error")
+        raise InvalidIdentityError(
+            f"`{what}` is empty", hint="for a guest use as_nobody(…): nobody sees no rows, and gets no error"
+        )
     if len(value) > MAX_LENGTH:
-        raise InvalidIdentityError(f"`{what}` is {len(value)} characters long, the limit is {MAX_LENGTH}", hint="pass the claim, not the token")
+        raise InvalidIdentityError(
+            f"`{what}` is {len(value)} characters long, the limit is {MAX_LENGTH}", hint="pass the claim, not the token"
+        )
     if "::" in value:
-        raise InvalidIdentityError(f"`{what}` holds `::`, which separates sub and username in a stored owner", hint="such a name could spell another user's")
+        raise InvalidIdentityError(
+            f"`{what}` holds `::`, which separates sub and username in a stored owner",
+            hint="such a name could spell another user's",
+        )
     if _CONTROL.search(value):
-        raise InvalidIdentityError(f"`{what}` holds a control character", hint="pass the claim as the identity provider gives it")
+        raise InvalidIdentityError(
+            f"`{what}` holds a control character", hint="pass the claim as the identity provider gives it"
+        )
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidIdentityError(f"`{what}` is not text that PostgreSQL can hold", hint="it holds half of a surrogate pair") from None
+        raise InvalidIdentityError(
+            f"`{what}` is not text that PostgreSQL can hold", hint="it holds half of a surrogate pair"
+        ) from None

@@ -52,6 +52,9 @@ def uninstall(conn: Connection[Any]) -> None:
     except (DependentObjectsStillExist, InsufficientPrivilege) as error:
         conn.execute("rollback")
         detail = (error.diag.message_detail or "").partition("\n")[0]
-        raise PlanError(f"{error.diag.message_primary}: {detail}" if detail else str(error.diag.message_primary), hint="drop what rests on it, or connect as its owner") from error
+        raise PlanError(
+            f"{error.diag.message_primary}: {detail}" if detail else str(error.diag.message_primary),
+            hint="drop what rests on it, or connect as its owner",
+        ) from error
     finally:
         conn.autocommit = before

@@ -71,7 +71,10 @@ def _from_file(path: Path) -> Rules:
     except (OSError, UnicodeDecodeError) as error:
         raise place.error(f"cannot be read: {type(error).__name__}", "rule files are UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
-        raise place.error(f"is not TOML: {str(error)[:1].lower()}{str(error)[1:]}", "a table with a dot in its name is quoted: [tables.\"app.todo\"]") from error
+        raise place.error(
+            f"is not TOML: {str(error)[:1].lower()}{str(error)[1:]}",
+            'a table with a dot in its name is quoted: [tables."app.todo"]',
+        ) from error
     if path.name == "pyproject.toml":
         section = content.get("tool", {}).get("rlskit")
         if section is None:
@@ -90,11 +93,17 @@ def _from_module(text: str) -> Rules:
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
-        raise place.error(f"there is no module `{error.name}`", "it is looked for in the working directory and where Python finds modules") from error
+        raise place.error(
+            f"there is no module `{error.name}`",
+            "it is looked for in the working directory and where Python finds modules",
+        ) from error
     try:
         value = getattr(module, attribute)
     except AttributeError:
-        raise place.error(f"module `{module_name}` has no `{attribute}`", did_you_mean(attribute, (n for n in vars(module) if n[0] != "_"))) from None
+        raise place.error(
+            f"module `{module_name}` has no `{attribute}`",
+            did_you_mean(attribute, (n for n in vars(module) if n[0] != "_")),
+        ) from None
     if not isinstance(value, Rules):
         raise place.error("does not hold `Rules`", "write rules = rlskit.Rules(…, role=…) and name it here")
     return value
@@ -108,7 +117,10 @@ def _rules(place: _Place, content: Mapping[str, Any]) -> Rules:
     match = content.get("match")
     with place.at("match")():
         TableRules("match", allow.owner(), match=match)  # refused here, at the file's own key
-    read = [_table(replace(place, table=name), name, _as_mapping(replace(place, table=name), body), match) for name, body in tables.items()]
+    read = [
+        _table(replace(place, table=name), name, _as_mapping(replace(place, table=name), body), match)
+        for name, body in tables.items()
+    ]
     with place():
         return Rules(
             *read,
@@ -123,7 +135,10 @@ def _table(place: _Place, name: str, content: Mapping[str, Any], match: object) 
     given = [key for key in ("allow", "open", "unmanaged") if key in content]
     if len(given) != 1:
         said = " and ".join(f"`{key}`" for key in given) or "none of them"
-        raise place.error(f"a table has exactly one of `allow`, `open`, `unmanaged`; here is {said}", 'for example allow = [{ owner = "owner" }]')
+        raise place.error(
+            f"a table has exactly one of `allow`, `open`, `unmanaged`; here is {said}",
+            'for example allow = [{ owner = "owner" }]',
+        )
     body: tuple[Rule | Open | Unmanaged, ...]
     if "allow" in content:
         body = _rule_list(place.at("allow"), content["allow"])
@@ -139,7 +154,10 @@ def _table(place: _Place, name: str, content: Mapping[str, Any], match: object) 
         with inner():
             body = (made(**{"reason": "", **arguments}),)
         match = content.get("match")
-    columns = {column: _rule_list(place.at(f"columns.{column}"), rules) for column, rules in _mapping(place, content, "columns").items()}
+    columns = {
+        column: _rule_list(place.at(f"columns.{column}"), rules)
+        for column, rules in _mapping(place, content, "columns").items()
+    }
     with place():
         return TableRules(
             name,
@@ -157,7 +175,9 @@ def _rule_list(place: _Place, given: object) -> tuple[Rule, ...]:
         given = [given]
     if not isinstance(given, list | tuple):
         raise place.error("must be a list of rules", 'for example [{ owner = "owner" }]')
-    return tuple(_rule(replace(place, key=f"{place.key}[{index}]"), _as_mapping(place, each)) for index, each in enumerate(given))
+    return tuple(
+        _rule(replace(place, key=f"{place.key}[{index}]"), _as_mapping(place, each)) for index, each in enumerate(given)
+    )
 
 
 def _rule(place: _Place, content: Mapping[str, Any]) -> Rule:

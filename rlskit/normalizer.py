@@ -13,7 +13,19 @@ from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
 from rlskit import ddl
-from rlskit.state import AnyOf, CallersName, Check, Default, Expression, MovingAway, NamesSomebody, OwnerColumn, Policy, State, WellFormed
+from rlskit.state import (
+    AnyOf,
+    CallersName,
+    Check,
+    Default,
+    Expression,
+    MovingAway,
+    NamesSomebody,
+    OwnerColumn,
+    Policy,
+    State,
+    WellFormed,
+)
 
 Normal = Callable[[Expression], Expression]
 
@@ -23,7 +35,7 @@ def by_twin(conn: Connection[Any], wanted: State) -> State:
 
     Needs a transaction that may write, the TEMP privilege, and the runtime's functions. The real tables are not touched.
     """
-    expressions = {each: None for each in _expressions(wanted) if not isinstance(each, str)}
+    expressions: dict[Expression, None] = {each: None for each in _expressions(wanted) if not isinstance(each, str)}
     defaults = [each for each in expressions if isinstance(each, CallersName)]
     conditions: dict[tuple[OwnerColumn, ...], list[Expression]] = defaultdict(list)
     for each in expressions:
@@ -39,13 +51,14 @@ def by_twin(conn: Connection[Any], wanted: State) -> State:
             script.append(SQL("create policy {} on {} using ({})").format(policy, twin, ddl.expression(each)))
         cursor.execute(SQL(";\n").join(script))
         rows = cursor.execute(
-            "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = %s::regclass", [ddl.text(twin)]
+            "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = %s::regclass",
+            [ddl.text(twin)],
         ).fetchall()
         normal.update({group[int(name)]: text for name, text in rows})
     if defaults:
         twin = Identifier("pg_temp", "rlskit_twin_of_defaults")
         columns_with_default = SQL(", ").join(
-            SQL("{} {} default {}").format(Identifier(str(position)), SQL(_sql_type(each.column)), ddl.expression(each))  # type: ignore[arg-type]
+            SQL("{} {} default {}").format(Identifier(str(position)), SQL(_sql_type(each.column)), ddl.expression(each))
             for position, each in enumerate(defaults)
         )
         cursor.execute(SQL("create temporary table {} ({}) on commit drop").format(twin, columns_with_default))
@@ -117,10 +130,8 @@ def _columns(expression: Expression) -> tuple[OwnerColumn, ...]:
 
 
 def _column_list(columns: tuple[OwnerColumn, ...]) -> Any:
-    return SQL(", ").join(SQL("{} {}").format(Identifier(each.name), SQL(_sql_type(each))) for each in columns)  # type: ignore[arg-type]
+    return SQL(", ").join(SQL("{} {}").format(Identifier(each.name), SQL(_sql_type(each))) for each in columns)
 
 
 def _sql_type(column: OwnerColumn) -> str:
     return column.type + "[]" * column.many
-
-

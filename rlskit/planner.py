@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
@@ -11,11 +11,12 @@ from psycopg.rows import scalar_row
 
 from rlskit import applier, catalog, compiler, ddl, fitter, normalizer
 from rlskit.catalog import Database, Foreign
-from rlskit.errors import ForeignObjectError, PlanError, StalePlanError
+from rlskit.errors import ForeignObjectError, PlanError, RuleError, StalePlanError
 from rlskit.names import QualifiedName
-from rlskit.rules import Rules
+from rlskit.rules import Rules, checked_table
 from rlskit.state import Advice, Check, Column, Policy, State
 from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_steps
+
 
 @dataclass(frozen=True)
 class Plan(Sequence[Step]):
@@ -31,6 +32,7 @@ class Plan(Sequence[Step]):
     advice: tuple[Advice, ...]
     compared: Literal["twin", "mark"]
     rules: Rules = field(repr=False)
+    release: tuple[str, ...] = field(repr=False)
     database: Database = field(repr=False)
 
     def __len__(self) -> int:
@@ -69,7 +71,12 @@ class Plan(Sequence[Step]):
         for table, steps in self.by_table().items():
             parts.append(f"-- {table or 'the schema rlskit'}")
             for phase in PHASES:
-                statements = [f"{statement.rstrip()}".rstrip(";") + ";" for step in steps if step.phase == phase for statement in step.statements]
+                statements = [
+                    f"{statement.rstrip()}".rstrip(";") + ";"
+                    for step in steps
+                    if step.phase == phase
+                    for statement in step.statements
+                ]
                 if statements and phase == "table":
                     statements = ["begin;", *statements, "commit;"]
                 parts += statements
@@ -97,40 +104,47 @@ class Plan(Sequence[Step]):
             raise _not_in_force(self)
         applier.check_idle(conn)
         with catalog.reading(conn):
-            now = catalog.read(conn, compiler.compile(self.rules).tables, self.role)
-        if (now.server.database, now.state, now.functions) != (self.database.server.database, self.database.state, self.database.functions):
-            raise StalePlanError("the database is not as it was when the plan was made", hint="plan again, read it, and apply that")
+            now = catalog.read(conn, self.database.tables, self.role)
+        if not now.same_as(self.database):
+            raise StalePlanError(
+                "the database is not as it was when the plan was made", hint="plan again, read it, and apply that"
+            )
         steps = [*prunings(self.undoing), *steps]
         applier.carry_out(conn, steps, lock_timeout=lock_timeout, on_progress=on_progress)
         left = compare(conn, self.rules)
         if not left.conforms:
-            raise PlanError(f"applied, and yet the database differs from the rules:\n{left}", hint="plan again; if it stays, it is a defect of rlskit")
+            raise PlanError(
+                f"applied, and yet the database differs from the rules:\n{left}",
+                hint="plan again; if it stays, it is a defect of rlskit",
+            )
 
 
-def plan(conn: Connection[Any], rules: Rules) -> Plan:
+def plan(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) -> Plan:
     """Return what has to change in the database of ``conn`` until it does what ``rules`` say. Nothing is changed.
 
-    An idle connection is idle afterwards. Raises RuleError or PlanError for what cannot be: see ``compare``, and moreover a user
+    ``release`` names tables that have no rules any more, and whose row security is to be switched off. An idle connection is idle afterwards. Raises RuleError or PlanError for what cannot be: see ``compare``, and moreover a user
     who may not carry the plan out, and rows that could not stay as they are.
     """
-    made = compare(conn, rules)
+    made = compare(conn, rules, release=release)
     if made.steps:
         with catalog.reading(conn):
-            fitter.check_rights(made.database, {step.table for step in made.steps if step.table is not None})
+            fitter.check_rights(
+                made.database, {each.table for step in made.steps if (each := step.after or step.before)}
+            )
             _check_runtime_rights(made)
             return replace(made, steps=tuple(_with_counts(conn, made)))
     return made
 
 
-def compare(conn: Connection[Any], rules: Rules) -> Plan:
+def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) -> Plan:
     """Return the same plan for a user who may only read the catalogue; on a standby too. Takes only the locks of reading.
 
     Raises RuleError or PlanError for rules that this database cannot have: a table, column or role that does not exist, a type
     that cannot hold an owner, a role that row security would not bind, a runtime that is newer than this package.
     """
-    compiled = compiler.compile(rules)
+    compiled = _with_released(compiler.compile(rules), rules, release)
     with catalog.reading(conn):
-        database = catalog.read(conn, compiled.tables, rules.role)
+        database = catalog.read(conn, [*compiled.tables, *compiled.released], rules.role)
         wanted = fitter.fit(compiled, database, rules.role)
         installing = tuple(runtime_steps(database))
         may_create = database.server.may_make_temporary and not database.server.read_only
@@ -140,11 +154,38 @@ def compare(conn: Connection[Any], rules: Rules) -> Plan:
             wanted = normalizer.by_mark(database.state, wanted)
     steps = [*installing, *table_steps(database, wanted)]
     foreign = tuple(_foreign(database, wanted, rules))
-    return Plan(tuple(steps), rules.role, foreign, wanted.advice, "twin" if may_create else "mark", rules, database)
+    return Plan(
+        tuple(steps),
+        rules.role,
+        foreign,
+        wanted.advice,
+        "twin" if may_create else "mark",
+        rules,
+        tuple(release),
+        database,
+    )
+
+
+def _with_released(compiled: State, rules: Rules, release: Iterable[str]) -> State:
+    tables = set()
+    for name in release:
+        table = checked_table(name, None)
+        table = table if isinstance(table, QualifiedName) else QualifiedName(rules.schema, table)
+        if table in compiled.tables:
+            raise RuleError(
+                f"table `{table}` has rules, so it cannot be released",
+                hint="take its rules out first, or write Unmanaged(reason=…)",
+            )
+        tables.add(table)
+    return replace(compiled, released=frozenset(tables))
 
 
 def _check_runtime_rights(made: Plan) -> None:
-    if any(step.phase == "runtime" for step in made.steps) and not made.database.server.may_create and made.database.runtime_version is None:
+    if (
+        any(step.phase == "runtime" for step in made.steps)
+        and not made.database.server.may_create
+        and made.database.runtime_version is None
+    ):
         raise PlanError(
             f"`{made.database.server.user_name}` may not create the schema rlskit in database `{made.database.server.database}`",
             hint="let a DBA run `rlskit install` or `psql -f sql/runtime.sql` once, or grant create on the database",
@@ -166,7 +207,10 @@ def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
         match step.after:
             case Column(table=table) if has_rows(made.database, table):
                 rows = cursor.execute(ddl.count_of(table)).fetchone()
-                yield replace(step, why=f"{step.why}; the {rows} rows there are will belong to nobody until somebody names their owners")
+                yield replace(
+                    step,
+                    why=f"{step.why}; the {rows} rows there are will belong to nobody until somebody names their owners",
+                )
                 continue
             case Check(table=table, validated=False) if step.after.column in made.database.tables[table].columns:
                 if rows := cursor.execute(ddl.count_of(table, step.after.expression)).fetchone():
@@ -187,9 +231,20 @@ def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreig
     for each in database.foreign:
         if each.table in unmanaged:
             continue
-        reason = next((kept[table, each.name] for table in (each.table, *database.tables[each.table].ancestors) if (table, each.name) in kept), None)
+        reason = next(
+            (
+                kept[table, each.name]
+                for table in (each.table, *database.tables[each.table].ancestors)
+                if (table, each.name) in kept
+            ),
+            None,
+        )
         if each.drop is not None and each.drop.key in keys and isinstance(each.drop, Policy):
-            yield replace(each, undoes=True, text=f"the policy `{each.drop.name}` is not rlskit's, but bears the name that rlskit needs")
+            yield replace(
+                each,
+                undoes=True,
+                text=f"the policy `{each.drop.name}` is not rlskit's, but bears the name that rlskit needs",
+            )
         elif reason is not None:
             yield replace(each, undoes=False, text=f"{each.text}; kept: {reason}")
         else:
@@ -200,23 +255,30 @@ def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreig
 
 
 def _story(made: Plan) -> Iterator[str]:
-    advice: dict[QualifiedName, list[str]] = {}
-    for each in made.advice:
-        advice.setdefault(each.table, []).append(f"  note: {each.text}")
+    rules = {
+        table.name: " or ".join(map(str, table.allow)) if isinstance(table.allow, tuple) else str(table.allow)
+        for table in made.rules.tables
+    }
     for table, steps in made.by_table().items():
-        yield str(table or "schema rlskit")
-        yield from (f"  {'· ' if step.phase == 'table' else '… '}{step}" for step in steps)
-        if table is not None:
-            yield from advice.get(table, [])
+        if table is None:
+            yield "schema rlskit"
+        else:
+            yield f"{table}: {rules.get(table, 'has no rules any more, and stays closed')}"
+        for step in steps:
+            yield "  " + str(replace(step, why="") if table is not None and step.why == rules.get(table) else step)
+        yield from (f"  note: {each.text}" for each in made.advice if each.table == table)
     for foreign in made.foreign:
-        yield f"{foreign.table}"
-        yield f"  {'! ' if foreign.undoes else '? '}{foreign.text}"
+        yield f"{foreign.table}: {foreign.text}"
     if made.conforms:
-        yield f"The database does what the rules say: {len(made.rules.tables)} tables, nothing to do."
+        yield f"The database does what the rules say: {_counted(len(rules), 'table')}, nothing to do."
     else:
-        tables = len({step.table for step in made.steps if step.table})
-        yield f"{tables} tables, {len(made.steps)} steps. Nothing was changed."
+        tables = {step.table for step in made.steps if step.table}
+        yield f"{_counted(len(tables), 'table')}, {_counted(len(made.steps), 'step')}. Nothing was changed."
+    if made.undoing:
+        yield "The rules are not in force while something lets the role past them."
     if made.compared == "mark":
-        yield "Policies were compared by the digests in their comments, because this login may not create temporary tables here."
+        yield "Policies were compared by the digests in their comments: this login may not create temporary tables here."
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

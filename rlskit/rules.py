@@ -18,7 +18,13 @@ SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
 REASSIGN: tuple[Reassign, ...] = get_args(Reassign)
 
 # Words that people bring along, and the word that rlskit has for the same thing.
-_GUESSED_OPERATIONS = {"select": "read", "insert": "create", "write": "update", "remove": "delete", "all": "leave `.to()` out"}
+_GUESSED_OPERATIONS = {
+    "select": "read",
+    "insert": "create",
+    "write": "update",
+    "remove": "delete",
+    "all": "leave `.to()` out",
+}
 _PARTS_OF_READ = {"get", "list", "sync", "listen", "search"}
 _GUESSED_STRATEGIES = {
     "owners": 'allow.owners_defined_in("owners")',
@@ -58,13 +64,17 @@ class Rule:
         ``sub`` and ``username`` are claims like any other; ``sub::username`` is what a rule compares anyway. Raises RuleError.
         """
         if self.strategy == "same":
-            raise RuleError("`allow.same()` takes the claims of the table's rules", hint="name the owner column to choose a claim")
+            raise RuleError(
+                "`allow.same()` takes the claims of the table's rules", hint="name the owner column to choose a claim"
+            )
         if self.claim is not None:
             raise RuleError(f"`{self}` already says its claim")
         if self.spellings is not None:
             raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
         if not isinstance(claim, str) or not claim or "\0" in claim:
-            raise RuleError(f"`{claim!r}` cannot be the name of a claim", hint="a claim is named by text that is not empty")
+            raise RuleError(
+                f"`{claim!r}` cannot be the name of a claim", hint="a claim is named by text that is not empty"
+            )
         if claim == "sub::username":
             return self
         if "::" in claim:
@@ -210,9 +220,8 @@ class TableRules:
     ) -> None:
         table: str | QualifiedName | None = None
         if allow and isinstance(allow[0], str):
-            table, *rest = allow
-            table = checked_table(table, schema)
-            allow = tuple(rest)
+            table = checked_table(allow[0], schema)
+            allow = allow[1:]
         place = f"table `{table}`" if table else "the table"
         column_rules = tuple(
             (checked_name(name, "column"), tuple([given] if isinstance(given, Rule) else given))
@@ -222,15 +231,22 @@ class TableRules:
         if isinstance(body, tuple):
             default = checked_match(_flat((match,))) if match is not None else SPELLINGS
             body = tuple(_settled(rule, default) for rule in body)
-            column_rules = tuple((name, tuple(_settled_in_column(rule, body, default) for rule in given)) for name, given in column_rules)
+            column_rules = tuple(
+                (name, tuple(_settled_in_column(rule, body, default) for rule in given)) for name, given in column_rules
+            )
             _check_rules(place, body, column_rules)
         elif column_rules or match is not None:
-            raise RuleError(f"{place} is {body}; it takes neither column rules nor `match`", hint="give the table owner rules, or leave them out")
+            raise RuleError(
+                f"{place} is {body}; it takes neither column rules nor `match`",
+                hint="give the table owner rules, or leave them out",
+            )
         if reassign not in REASSIGN:
             raise RuleError(f"{place}: `{reassign}` is no way to reassign", hint=did_you_mean(str(reassign), REASSIGN))
         for what, reason in (keep or {}).items():
             if not what.startswith(("policy ", "privilege of ")):
-                raise RuleError(f"{place}: `keep` does not know `{what}`", hint="write `policy NAME` or `privilege of ROLE`")
+                raise RuleError(
+                    f"{place}: `keep` does not know `{what}`", hint="write `policy NAME` or `privilege of ROLE`"
+                )
             _require_reason(f"keep of `{what}`", reason)
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "allow", body)
@@ -271,7 +287,10 @@ class Rules:
         checked_name(schema, "schema")
         checked_name(role, "role")
         if role.lower() in ("public", "none", "current_user", "session_user", "current_role"):
-            raise RuleError(f"`{role}` cannot be the application's role", hint="create a role of its own, without SUPERUSER and BYPASSRLS")
+            raise RuleError(
+                f"`{role}` cannot be the application's role",
+                hint="create a role of its own, without SUPERUSER and BYPASSRLS",
+            )
         if bypass_role is not None and checked_name(bypass_role, "role") == role:
             raise RuleError("`role` and `bypass_role` are the same role", hint="rules bind the one and not the other")
         named: dict[QualifiedName, TableRules] = {}
@@ -322,17 +341,27 @@ def checked_match(spellings: Sequence[object]) -> tuple[Spelling, ...]:
 
 def _checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
     if not operations:
-        raise RuleError("`to` names no operation", hint="leave `to` out for every operation; in a column's rules an empty list means nobody")
+        raise RuleError(
+            "`to` names no operation",
+            hint="leave `to` out for every operation; in a column's rules an empty list means nobody",
+        )
     for each in operations:
         if each in OPERATIONS:
             continue
         if each in _PARTS_OF_READ:
-            raise RuleError(f"`{each}` alone cannot be told apart by PostgreSQL", hint="`read` covers get, list, sync, listen and search")
+            raise RuleError(
+                f"`{each}` alone cannot be told apart by PostgreSQL",
+                hint="`read` covers get, list, sync, listen and search",
+            )
         guess = _GUESSED_OPERATIONS.get(str(each).lower())
         near = did_you_mean(str(each), OPERATIONS)
         raise RuleError(
             f"`{each}` is no operation",
-            hint=f"did you mean `{guess}`?" if guess else near if near.startswith("did") else f"{near}; the role stands in `Rules(role=…)`",
+            hint=f"did you mean `{guess}`?"
+            if guess
+            else near
+            if near.startswith("did")
+            else f"{near}; the role stands in `Rules(role=…)`",
         )
     if len(set(operations)) < len(operations):
         raise RuleError(f"`to` names an operation twice: {', '.join(map(str, operations))}", hint="name each once")
@@ -341,7 +370,10 @@ def _checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
 
 def _table_body(place: str, allow: Sequence[object]) -> tuple[Rule, ...] | Open | Unmanaged:
     if not allow:
-        raise RuleError(f"{place} has no rule, so nobody could reach it", hint="give it a rule, `Open(reason=…)` or `Unmanaged(reason=…)`")
+        raise RuleError(
+            f"{place} has no rule, so nobody could reach it",
+            hint="give it a rule, `Open(reason=…)` or `Unmanaged(reason=…)`",
+        )
     for each in allow:
         if not isinstance(each, (Rule, Open, Unmanaged)):
             raise RuleError(f"{place}: `{each!r}` is no rule", hint="rules begin with `allow.`: allow.owner()")
@@ -349,7 +381,10 @@ def _table_body(place: str, allow: Sequence[object]) -> tuple[Rule, ...] | Open 
         return allow[0]
     rules = tuple(each for each in allow if isinstance(each, Rule))
     if len(rules) < len(allow):
-        raise RuleError(f"{place} mixes rules with `Open` or `Unmanaged`", hint="a table has exactly one of rules, `Open`, `Unmanaged`")
+        raise RuleError(
+            f"{place} mixes rules with `Open` or `Unmanaged`",
+            hint="a table has exactly one of rules, `Open`, `Unmanaged`",
+        )
     return rules
 
 
@@ -362,8 +397,12 @@ def _settled(rule: Rule, default: tuple[Spelling, ...]) -> Rule:
 def _settled_in_column(rule: Rule, table: tuple[Rule, ...], default: tuple[Spelling, ...]) -> Rule:
     """A column's rule without ``match`` means the person of the table's one rule on the same owner column."""
     if not isinstance(rule, Rule):
-        raise RuleError(f"`{rule!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody")
-    inherited = [each.spellings for each in table if each.column == rule.column and each.claim is None and each.spellings]
+        raise RuleError(
+            f"`{rule!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody"
+        )
+    inherited = [
+        each.spellings for each in table if each.column == rule.column and each.claim is None and each.spellings
+    ]
     return _settled(rule, inherited[0] if len(inherited) == 1 else default)
 
 
@@ -375,13 +414,18 @@ def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, 
         seen: set[object] = set()
         for rule in rules:
             if rule.person in seen:
-                raise RuleError(f"{where} has the same rule twice: `{rule}`", hint="join them: one rule with all its operations")
+                raise RuleError(
+                    f"{where} has the same rule twice: `{rule}`", hint="join them: one rule with all its operations"
+                )
             seen.add(rule.person)
     everything = [*table, *(rule for _, given in columns for rule in given)]
     strategies: dict[str, str] = {}
     for rule in everything:
         if rule.column is not None and strategies.setdefault(rule.column, rule.strategy) != rule.strategy:
-            raise RuleError(f"{place}: column `{rule.column}` cannot be one owner and a list of owners", hint="choose one of the two rules")
+            raise RuleError(
+                f"{place}: column `{rule.column}` cannot be one owner and a list of owners",
+                hint="choose one of the two rules",
+            )
     readers = {(rule.column, rule.claim) for rule in everything if "read" in rule.operations}
     for rule in everything:
         writes = [each for each in ("update", "delete") if each in rule.operations]
@@ -398,7 +442,9 @@ def _require_reason(what: str, reason: object) -> None:
 
 
 def _flat(given: Iterable[object]) -> list[object]:
-    return [each for item in given for each in ([item] if isinstance(item, str) or not isinstance(item, Iterable) else item)]
+    return [
+        each for item in given for each in ([item] if isinstance(item, str) or not isinstance(item, Iterable) else item)
+    ]
 
 
 def _quoted(words: Iterable[str]) -> str:

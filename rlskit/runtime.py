@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import LiteralString, cast
 
-_SHIPPED = Path(__file__).parent / "_sql"  # in a wheel
-_CHECKOUT = Path(__file__).parent.parent / "sql"  # in a checkout
+_SHIPPED = Path(__file__).parent  # in a wheel: _sql, _migrations
+_CHECKOUT = Path(__file__).parent.parent  # in a checkout: sql, migrations
 
 SCHEMA = "rlskit"
 
@@ -25,16 +24,23 @@ class Function:
 
 def directory() -> Path:
     """The folder that holds the SQL files."""
-    return _SHIPPED if _SHIPPED.is_dir() else _CHECKOUT
+    return _folder("sql")
+
+
+def migrations() -> Path:
+    """The Alembic environment that installs, upgrades and removes the runtime: the ``script_location`` for it."""
+    return _folder("migrations")
+
+
+def _folder(name: str) -> Path:
+    shipped = _SHIPPED / f"_{name}"
+    return shipped if shipped.is_dir() else _CHECKOUT / name
 
 
 @cache
-def script(name: str) -> LiteralString:
-    """The text of one SQL file, named from the folder: ``runtime.sql``, ``catalog/tables.sql``.
-
-    It counts as literal because the files ship with the package and nothing of a user's is ever put into them.
-    """
-    return cast(LiteralString, (directory() / name).read_text(encoding="utf-8"))
+def script(name: str) -> str:
+    """The text of one SQL file, named from the folder: ``runtime.sql``, ``catalog/tables.sql``."""
+    return (directory() / name).read_text(encoding="utf-8")
 
 
 @cache

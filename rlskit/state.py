@@ -207,6 +207,12 @@ class Grant(TableObject):
 
     kind: ClassVar[str] = "grant"
 
+    @property
+    def named(self) -> frozenset[str]:
+        """The columns by name; none for the whole table. A list that says "all but" has to be fitted to a database first."""
+        assert not isinstance(self.columns, AllBut)
+        return frozenset(self.columns or ())
+
     def _own_key(self) -> tuple[str, ...]:
         return (self.role, self.privilege, "table" if self.columns is None else "columns")
 
@@ -249,10 +255,14 @@ class Advice:
 
 @dataclass(frozen=True)
 class State:
-    """All that belongs to the managed tables. ``unmanaged`` are those that the rules leave alone on purpose."""
+    """All that belongs to the managed tables.
+
+    ``unmanaged`` are those that the rules leave alone on purpose; ``released`` those whose row security is asked to be off.
+    """
 
     objects: frozenset[TableObject] = frozenset()
     unmanaged: frozenset[QualifiedName] = frozenset()
+    released: frozenset[QualifiedName] = frozenset()
     advice: tuple[Advice, ...] = field(default=(), compare=False)
 
     def __iter__(self) -> Iterator[TableObject]:

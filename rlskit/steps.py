@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from psycopg.sql import Composable
-
 from rlskit import ddl, runtime
 from rlskit.catalog import Database, Foreign
 from rlskit.errors import RuntimeVersionError
@@ -34,13 +32,13 @@ _LOCKS = {
 _ORDER = ("column", "row security", "grant taken", "policy", "trigger", "default", "check", "index", "usage", "grant")
 
 
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """One change: ``before`` becomes ``after``; None on one side means that it is made, or taken away.
 
-    ``says`` and ``why`` are for the reader, ``lock`` is the strongest lock on the table that the step takes (None: none on a table),
-    ``statements`` are complete SQL statements, in order.
+    ``table`` is the one that the rules name (None: the runtime); the objects may belong to a partition or a child of it. ``says`` and
+    ``why`` are for the reader, ``lock`` is the strongest lock that the step takes on a table (None: none), ``statements`` are complete
+    SQL statements, in order.
     """
 
     phase: Phase
@@ -66,14 +64,20 @@ def diff(actual: State, wanted: State) -> Iterator[tuple[TableObject | None, Tab
 
 
 def runtime_steps(database: Database) -> Iterator[Step]:
+    """Yield what brings the schema rlskit to the version and the text that this package ships. Raises RuntimeVersionError."""
     found, shipped = database.runtime_version, runtime.version()
     if found is not None and found > shipped:
         raise RuntimeVersionError(
-            f"the schema rlskit has version {found}, and this package knows {shipped}", hint="pip install --upgrade rlskit"
+            f"the schema rlskit has version {found}, and this package knows {shipped}",
+            hint="pip install --upgrade rlskit",
         )
     changed = [name for name, function in runtime.functions().items() if database.functions.get(name) != function]
     if found is None:
-        says, why, scripts = f"install the schema rlskit, version {shipped}", "policies and defaults rest on its functions", ["runtime.sql"]
+        says, why, scripts = (
+            f"install the schema rlskit, version {shipped}",
+            "policies and defaults rest on its functions",
+            ["runtime.sql"],
+        )
     elif found < shipped:
         says, why = f"upgrade the schema rlskit from version {found} to {shipped}", ""
         scripts = [name for number, name in runtime.upgrades().items() if number > found]
@@ -85,14 +89,21 @@ def runtime_steps(database: Database) -> Iterator[Step]:
 
 
 def table_steps(database: Database, wanted: State) -> Iterator[Step]:
+    """Yield what brings the tables to ``wanted``, which is fitted to ``database``, in the order of running."""
     steps = [
-        step
+        _in_family(database, step)
         for before, after in diff(_relevant(database.state, wanted), wanted)
         if not (isinstance(before, Index) and after is None and _attached(database, before))
         for step in _change(database, before, after)
     ]
-    order = {phase: position for position, phase in enumerate(PHASES)}
-    yield from sorted(steps, key=lambda step: (_root(database, step), order[step.phase], _rank(step), step.table or step.says))
+    yield from sorted(steps, key=lambda step: (step.table, PHASES.index(step.phase), _rank(step)))
+
+
+def _in_family(database: Database, step: Step) -> Step:
+    """Partitions and children change together with the table that the rules name."""
+    assert step.table is not None
+    ancestors = database.tables[step.table].ancestors
+    return replace(step, table=ancestors[0], says=f"{step.says} on {step.table}") if ancestors else step
 
 
 def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
@@ -100,13 +111,6 @@ def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
     for each in foreign:
         if each.drop is not None:
             yield replace(_step("table", each.drop, None, ddl.drop(each.drop)), why="it undoes the rules")
-
-
-def _root(database: Database, step: Step) -> QualifiedName:
-    """Partitions and children change together with the table that the rules name."""
-    assert step.table is not None
-    facts = database.tables[step.table]
-    return facts.ancestors[0] if facts.ancestors else step.table
 
 
 def _relevant(actual: State, wanted: State) -> State:
@@ -117,7 +121,9 @@ def _relevant(actual: State, wanted: State) -> State:
     def relevant(each: TableObject) -> bool:
         match each:
             case Default():
-                ours = isinstance(each.expression, str) and each.expression.startswith(("rlskit.claim(", "rlskit.identity(", "rlskit.list_of(", "rlskit.as_uuid("))
+                ours = isinstance(each.expression, str) and each.expression.startswith(
+                    ("rlskit.claim(", "rlskit.identity(", "rlskit.list_of(", "rlskit.as_uuid(")
+                )
                 return ours or (each.table, each.column) in columns
             case Usage():
                 return each.key in usages
@@ -152,12 +158,20 @@ def _change(database: Database, before: TableObject | None, after: TableObject |
     yield _step("table", before, after, statements)
 
 
-def _step(phase: Phase, before: TableObject | None, after: TableObject | None, statements: Iterable[Composable], lock: str | None = "") -> Step:
+def _step(
+    phase: Phase,
+    before: TableObject | None,
+    after: TableObject | None,
+    statements: ddl.Statements,
+    lock: str | None = "",
+) -> Step:
     some = after or before
     assert some is not None
     why = after.why if after else "no rule asks for it"
     strongest = _LOCKS[some.kind] if lock == "" else lock
-    return Step(phase, some.table, before, after, _sentence(before, after), why, strongest, tuple(map(ddl.text, statements)))
+    return Step(
+        phase, some.table, before, after, _sentence(before, after), why, strongest, tuple(map(ddl.text, statements))
+    )
 
 
 def _validation(before: Check, after: Check) -> Step:
@@ -166,7 +180,12 @@ def _validation(before: Check, after: Check) -> Step:
 
 
 def has_rows(database: Database, table: QualifiedName) -> bool:
-    family = [each for each in database.tables.values() if table in each.ancestors] if database.tables[table].kind != "table" else []
+    """Whether the table or a part of it takes any space: then its rows count, and large locks would hurt."""
+    family = (
+        [each for each in database.tables.values() if table in each.ancestors]
+        if database.tables[table].kind != "table"
+        else []
+    )
     return any(each.has_rows for each in (database.tables[table], *family))
 
 
@@ -180,7 +199,9 @@ def _index_steps(database: Database, before: TableObject | None, after: Index) -
     gone = ddl.drop_index_concurrently(before) if isinstance(before, Index) and facts.kind == "table" else []
     if facts.kind == "table":
         made = _step(phase, before, after, [*gone, *ddl.create_index_concurrently(after)], "SHARE UPDATE EXCLUSIVE")
-        yield replace(made, says=made.says + " concurrently", why="an interrupted build left it invalid" if remade else made.why)
+        yield replace(
+            made, says=made.says + " concurrently", why="an interrupted build left it invalid" if remade else made.why
+        )
         return
     statements = [] if remade else [*ddl.create_index_on_only(after)]
     for part in _parts(database, after):
@@ -189,15 +210,21 @@ def _index_steps(database: Database, before: TableObject | None, after: Index) -
     yield replace(made, says=made.says + " partition by partition, concurrently")
 
 
-def _parts(database: Database, index: Index) -> Iterator[list[Composable]]:
+def _parts(database: Database, index: Index) -> Iterator[ddl.Statements]:
     """For each direct partition: build its index while others write, then attach it."""
-    for part in sorted((each for each in database.tables.values() if index.table in each.parents), key=lambda each: each.name):
+    for part in sorted(
+        (each for each in database.tables.values() if index.table in each.parents), key=lambda each: each.name
+    ):
         name = fitted(f"{part.name.name}_{index.column}_rlskit")
         child = replace(index, table=part.name, name=name)
         existing = next((each for each in part.indexes if each.name == name), None)
         if existing is not None and existing.parent == index.name and existing.valid:
             continue
-        gone = ddl.drop_index_concurrently(child) if existing is not None and not existing.valid and part.kind == "table" else []
+        gone = (
+            ddl.drop_index_concurrently(child)
+            if existing is not None and not existing.valid and part.kind == "table"
+            else []
+        )
         make = ddl.create_index_concurrently(child) if part.kind == "table" else ddl.create_index_on_only(child)
         built = [] if existing is not None and (existing.valid or part.kind != "table") else make
         deeper = [statement for each in _parts(database, child) for statement in each] if part.kind != "table" else []
@@ -211,13 +238,18 @@ def _rank(step: Step) -> int:
     return _ORDER.index("grant taken" if isinstance(some, Grant) and step.after is None else some.kind)
 
 
-
 # --- for the reader ----
 
 
 def _sentence(before: TableObject | None, after: TableObject | None) -> str:
     some = after or before
-    verb = ("add" if isinstance(some, Column | Check) else "create") if before is None else "drop" if after is None else "alter"
+    verb = (
+        ("add" if isinstance(some, Column | Check) else "create")
+        if before is None
+        else "drop"
+        if after is None
+        else "alter"
+    )
     match some:
         case Column():
             return f"{verb} column {some.name} {some.type}"
@@ -226,7 +258,11 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
                 return "disable row level security"
             return "enable and force row level security"
         case Default():
-            return f"drop the default of {some.column}" if after is None else f"let {some.column} default to the caller's name"
+            return (
+                f"drop the default of {some.column}"
+                if after is None
+                else f"let {some.column} default to the caller's name"
+            )
         case Check():
             return f"{verb} check {some.name}"
         case Trigger():
@@ -246,11 +282,19 @@ def _grant_sentence(before: TableObject | None, after: TableObject | None) -> st
     def listed(columns: Iterable[str]) -> str:
         return f" ({', '.join(sorted(columns))})" if columns else ""
 
-    old = set(before.columns or ()) if isinstance(before, Grant) else set()  # type: ignore[arg-type]
-    new = set(after.columns or ()) if isinstance(after, Grant) else set()  # type: ignore[arg-type]
+    old = before.named if isinstance(before, Grant) else frozenset()
+    new = after.named if isinstance(after, Grant) else frozenset()
     if isinstance(before, Grant) and isinstance(after, Grant):
-        changes = [f"{verb} {after.privilege}{listed(part)} {preposition} {after.role}" for verb, preposition, part in (("revoke", "from", old - new), ("grant", "to", new - old)) if part]
+        changes = [
+            f"{verb} {after.privilege}{listed(part)} {preposition} {after.role}"
+            for verb, preposition, part in (("revoke", "from", old - new), ("grant", "to", new - old))
+            if part
+        ]
         return " and ".join(changes)
     some = after or before
     assert isinstance(some, Grant)
-    return f"grant {some.privilege}{listed(new)} to {some.role}" if after else f"revoke {some.privilege}{listed(old)} from {some.role}"
+    return (
+        f"grant {some.privilege}{listed(new)} to {some.role}"
+        if after
+        else f"revoke {some.privilege}{listed(old)} from {some.role}"
+    )

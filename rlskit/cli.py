@@ -1,0 +1,288 @@
+"""The command line: options in, a library call, words out. Nothing here that a user of the library would want."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.metadata import version as distribution_version
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import psycopg
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlskit import demo as story
+from rlskit import installer, planner, scripter, server
+from rlskit.errors import RlskitError
+from rlskit.loader import load
+from rlskit.planner import Plan
+
+app = typer.Typer(
+    name="rlskit",
+    help="Owner and multi-owner rules, enforced by PostgreSQL itself.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# Findings go to stdout, progress and errors to stderr. rich knows about pipes and NO_COLOR.
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Format(StrEnum):
+    """How findings are printed."""
+
+    text = "text"
+    json = "json"
+
+
+RulesOption = Annotated[
+    str, typer.Option("--rules", "-r", help="A TOML file, or module:attribute.", envvar="RLSKIT_RULES", metavar="FILE")
+]
+DsnOption = Annotated[
+    str,
+    typer.Option(
+        "--dsn", "-d", help="The database: a libpq string or a URL.", envvar="DATABASE_URL", show_default=False
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="For people or for machines.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+LockTimeoutOption = Annotated[float, typer.Option("--lock-timeout", help="Seconds to wait for a lock.", min=0.001)]
+ReleaseOption = Annotated[
+    list[str],
+    typer.Option("--release", help="Switch row security off on a table that left the rules.", metavar="TABLE"),
+]
+
+RULES_FILE = "rlskit.toml"
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"rlskit {distribution_version('rlskit')}")
+        raise typer.Exit
+
+
+@app.command("demo")
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running, and print its DSN.")] = False,
+    as_sql: Annotated[bool, typer.Option("--sql", help="Show the statements instead of words.")] = False,
+) -> None:
+    """Show the rules at work on a throwaway PostgreSQL. Exits 1 if any answer is not the promised one."""
+    with server.start(server.EmbeddedWheel(), server.LocalBinaries(), keep=keep, on_progress=_progress) as running:
+        story.prepare(running)
+        played = list(story.play(running))
+        _print_story(played, as_sql)
+        if keep:
+            out.print(
+                f"\nThe server stays:   psql '{running.dsn}'\nStop and remove it: {running.stop_command}", markup=False
+            )
+    raise typer.Exit(0 if all(each.as_expected for each in played) else 1)
+
+
+@app.command("sql")
+def sql(rules: RulesOption = RULES_FILE) -> None:
+    """Print the whole SQL of the rules. No database is needed."""
+    sys.stdout.write(scripter.sql(load(_source(rules))))
+
+
+@app.command("plan")
+def plan(
+    dsn: DsnOption = "",
+    rules: RulesOption = RULES_FILE,
+    format: FormatOption = Format.text,
+    as_sql: Annotated[bool, typer.Option("--sql", help="Print the statements only.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 when there is something to do.")] = False,
+    release: ReleaseOption = [],  # noqa: B006 - Typer wants a list, and copies it
+) -> None:
+    """Say what would change, why, and with which lock. Nothing is changed."""
+    with _connected(dsn) as conn:
+        made = planner.plan(conn, load(_source(rules)), release=release)
+    if as_sql:
+        sys.stdout.write(made.sql())
+    else:
+        _print_plan(made, format)
+    raise typer.Exit(1 if exit_code and not made.conforms else 0)
+
+
+@app.command("apply")
+def apply(
+    dsn: DsnOption = "",
+    rules: RulesOption = RULES_FILE,
+    yes: YesOption = False,
+    lock_timeout: LockTimeoutOption = 5.0,
+    prune_foreign: Annotated[
+        bool, typer.Option("--prune-foreign", help="Drop what lets the role past the rules.")
+    ] = False,
+    release: ReleaseOption = [],  # noqa: B006 - as above
+) -> None:
+    """Bring the database to the rules: one transaction a table, verified at the end. May be run again."""
+    with _connected(dsn) as conn:
+        made = planner.plan(conn, load(_source(rules)), release=release)
+        _print_plan(made, Format.text)
+        if made.conforms:
+            return
+        _confirm(yes, "Apply this?")
+        made.apply(conn, lock_timeout=lock_timeout, prune_foreign=prune_foreign, on_progress=_progress)
+    out.print("Applied and verified: the database does what the rules say.")
+
+
+@app.command("check")
+def check(dsn: DsnOption = "", rules: RulesOption = RULES_FILE, format: FormatOption = Format.text) -> None:
+    """Exit 1 when the database differs from the rules, and say in what. A login that may only read the catalogue is enough."""
+    with _connected(dsn) as conn:
+        made = planner.compare(conn, load(_source(rules)))
+    _print_plan(made, format)
+    raise typer.Exit(0 if made.conforms else 1)
+
+
+@app.command("install")
+def install(dsn: DsnOption = "", lock_timeout: LockTimeoutOption = 5.0) -> None:
+    """Put the schema rlskit into a database, or upgrade it. `apply` does it too; this is for a DBA."""
+    with _connected(dsn) as conn:
+        done = installer.install(conn, lock_timeout=lock_timeout)
+    out.print("\n".join(step.says for step in done) or "The schema rlskit is there, and current.", markup=False)
+
+
+@app.command("uninstall")
+def uninstall(
+    dsn: DsnOption = "",
+    rules: RulesOption = RULES_FILE,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Take the rules off every table first; the tables stay closed.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Take the schema rlskit away again. Refuses while a table rests on it."""
+    with _connected(dsn) as conn:
+        if tables:
+            made = planner.plan(conn, installer.without_tables(load(_source(rules))))
+            _print_plan(made, Format.text)
+            _confirm(yes, "Take the rules off these tables, and the schema rlskit away?")
+            made.apply(conn, on_progress=_progress)
+        else:
+            _confirm(yes, "Take the schema rlskit away?")
+        installer.uninstall(conn)
+    out.print("The schema rlskit is gone.")
+
+
+def main() -> NoReturn:
+    """Run the command line. Exits 0 when clean, 1 with findings, 2 when it could not run."""
+    try:
+        app(standalone_mode=True)
+    except RlskitError as error:
+        _fail(f"{error.code} {error.message}", error.hint)
+    except psycopg.OperationalError as error:
+        _fail(f"the database cannot be reached: {' '.join(str(error).split())}", "see --dsn and DATABASE_URL")
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate is None:  # libpq did not understand the string; its words may quote the password in it
+            _fail("the DSN is no libpq string and no URL", "postgresql://user@host/database, or host=… dbname=…")
+        _fail(f"the database refused: {error.diag.message_primary}", "")
+    except KeyboardInterrupt:
+        err.print("interrupted: what was finished stays, and what was not was undone")
+        sys.exit(130)
+    sys.exit(0)
+
+
+# --- helpers -------------------------------------------------------------------------------------------
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    err.print("[bold red]error[/]: ", end="")
+    err.print(message, markup=False)
+    if hint:
+        err.print(f"hint: {hint}", markup=False)
+    sys.exit(2)
+
+
+def _progress(line: str) -> None:
+    err.print(line, markup=False)
+
+
+def _source(rules: str) -> str:
+    """The default file, or the project's own pyproject.toml where that holds the rules instead."""
+    if rules == RULES_FILE and not Path(RULES_FILE).exists() and Path("pyproject.toml").exists():
+        return "pyproject.toml"
+    return rules
+
+
+@contextmanager
+def _connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    if not dsn:
+        _fail("no database is named", "give --dsn, or set DATABASE_URL")
+    scheme, separator, rest = dsn.partition("://")
+    with psycopg.connect(scheme.partition("+")[0] + separator + rest, application_name="rlskit") as conn:
+        yield conn
+
+
+def _confirm(yes: bool, question: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        _fail("nobody is there to be asked", "read the plan, then say --yes")
+    if not typer.confirm(question):
+        raise typer.Exit(0)
+
+
+def _print_plan(made: Plan, format: Format) -> None:
+    if format is Format.json:
+        typer.echo(json.dumps(_as_json(made), indent=2, ensure_ascii=False))
+        return
+    for line in str(made).splitlines():
+        style = "yellow" if line.startswith("  note:") else "" if line.startswith("  ") else "bold"
+        out.print(line, style=style, markup=False)
+
+
+def _as_json(made: Plan) -> dict[str, Any]:
+    return {
+        "conforms": made.conforms,
+        "compared": made.compared,
+        "steps": [
+            {
+                "table": str(step.table) if step.table else None,
+                "phase": step.phase,
+                "says": step.says,
+                "why": step.why,
+                "lock": step.lock,
+                "statements": list(step.statements),
+            }
+            for step in made.steps
+        ],
+        "foreign": [
+            {"table": str(each.table), "name": each.name, "says": each.text, "undoes": each.undoes}
+            for each in made.foreign
+        ],
+        "advice": [{"table": str(each.table), "says": each.text} for each in made.advice],
+    }
+
+
+def _print_story(played: list[story.Played], as_sql: bool) -> None:
+    for name, scenes in groupby(played, lambda each: each.scene.table):
+        out.print(f"\n{name}: {story.rule_of(name)}", style="bold", markup=False)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), width=None if as_sql else 80)
+        table.add_column(width=9)
+        table.add_column(min_width=30)
+        table.add_column(min_width=30)
+        for each in scenes:
+            style = "red" if each.answer.startswith("refused") else ""
+            answer = each.answer if each.as_expected else f"{each.answer}   NOT AS PROMISED: {each.scene.expected}"
+            table.add_row(
+                each.scene.who, Text(each.scene.statement if as_sql else each.scene.says), Text(answer, style=style)
+            )
+        out.print(table)
+    if all(each.as_expected for each in played):
+        out.print(
+            f"\nAll {len(played)} answers are those that the rules promise, and no statement said whose rows it meant."
+        )
+        out.print("A superuser is bound by no rule: that is why rlskit refuses to let an application connect as one.")

