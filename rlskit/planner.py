@@ -148,11 +148,12 @@ def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ())
         wanted = fitter.fit(compiled, database, rules.role)
         installing = tuple(runtime_steps(database))
         may_create = database.server.may_make_temporary and not database.server.read_only
+        normal = wanted
         if may_create and not installing:
-            wanted = normalizer.by_twin(conn, wanted)
+            normal = normalizer.by_twin(conn, wanted)
         elif not installing:
-            wanted = normalizer.by_mark(database.state, wanted)
-    steps = [*installing, *table_steps(database, wanted)]
+            normal = normalizer.by_mark(database.state, wanted)
+    steps = [*installing, *table_steps(database, wanted, normal)]
     foreign = tuple(_foreign(database, wanted, rules))
     return Plan(
         tuple(steps),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 from rlskit import ddl, runtime
 from rlskit.catalog import Database, Foreign
@@ -28,6 +28,7 @@ _LOCKS = {
     "grant": "ACCESS SHARE",
     "usage": None,
 }
+_OUR_DEFAULTS = tuple(f"{runtime.SCHEMA}.{function}(" for function in ("claim", "identity", "list_of", "as_uuid"))
 # Inside a table's transaction: first what closes, then what the rest needs, at last what opens.
 _ORDER = ("column", "row security", "grant taken", "policy", "trigger", "default", "check", "index", "usage", "grant")
 
@@ -88,13 +89,21 @@ def runtime_steps(database: Database) -> Iterator[Step]:
     yield Step("runtime", None, None, None, says, why, None, tuple(runtime.script(each) for each in scripts))
 
 
-def table_steps(database: Database, wanted: State) -> Iterator[Step]:
-    """Yield what brings the tables to ``wanted``, which is fitted to ``database``, in the order of running."""
+def table_steps(database: Database, wanted: State, normal: State) -> Iterator[Step]:
+    """Yield what brings the tables to ``wanted``, which is fitted to ``database``, in the order of running.
+
+    ``normal`` is ``wanted`` with its expressions in the server's normal form: by it the two sides are compared.
+    """
+    as_written = {each.key: each for each in wanted.objects}
     steps = [
         _in_family(database, step)
-        for before, after in diff(_relevant(database.state, wanted), wanted)
+        for before, after in diff(_relevant(database.state, wanted), normal)
         if not (isinstance(before, Index) and after is None and _attached(database, before))
-        for step in _change(database, before, after)
+        for step in (
+            [_validation(before, after)]
+            if isinstance(before, Check) and isinstance(after, Check) and replace(before, validated=True) == after
+            else _change(database, before, as_written[after.key] if after else None)
+        )
     ]
     yield from sorted(steps, key=lambda step: (step.table, PHASES.index(step.phase), _rank(step)))
 
@@ -115,21 +124,26 @@ def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
 
 def _relevant(actual: State, wanted: State) -> State:
     """Existing objects that the rules decide about: what rlskit made, and all that the role holds."""
-    columns = {(each.table, each.column) for each in wanted.objects if isinstance(each, Default)}
+    defaults = {each.key for each in wanted.objects if isinstance(each, Default)}
     usages = {each.key for each in wanted.objects if isinstance(each, Usage)}
+    whole = {(each.table, each.role, each.privilege) for each in actual.objects - wanted.objects if _is_whole(each)}
 
     def relevant(each: TableObject) -> bool:
         match each:
             case Default():
-                ours = isinstance(each.expression, str) and each.expression.startswith(
-                    ("rlskit.claim(", "rlskit.identity(", "rlskit.list_of(", "rlskit.as_uuid(")
-                )
-                return ours or (each.table, each.column) in columns
+                return each.key in defaults or str(each.expression).startswith(_OUR_DEFAULTS)
             case Usage():
                 return each.key in usages
+            case Grant():
+                # Revoking a privilege on the table revokes it on every column: what is wanted of it is given anew.
+                return _is_whole(each) or (each.table, each.role, each.privilege) not in whole
         return True
 
     return replace(actual, objects=frozenset(filter(relevant, actual.objects)))
+
+
+def _is_whole(each: TableObject) -> TypeGuard[Grant]:
+    return isinstance(each, Grant) and each.columns is None
 
 
 def _attached(database: Database, index: Index) -> bool:
@@ -146,9 +160,6 @@ def _change(database: Database, before: TableObject | None, after: TableObject |
             not_valid = replace(after, validated=False)
             yield _step("table", None, not_valid, ddl.create(not_valid))
             yield _validation(not_valid, after)
-            return
-        case (Check() as existing, Check()) if existing.expression == after.expression:
-            yield _validation(existing, after)
             return
     if after is None:
         assert before is not None

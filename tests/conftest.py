@@ -39,7 +39,9 @@ def pytest_report_header() -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
-        metafunc.parametrize("server", list(available()), indirect=True, scope="session", ids=lambda major: f"pg{major}")
+        metafunc.parametrize(
+            "server", list(available()), indirect=True, scope="session", ids=lambda major: f"pg{major}"
+        )
 
 
 @pytest.fixture(scope="session")

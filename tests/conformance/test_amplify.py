@@ -71,7 +71,9 @@ def outcome(case: dict[str, Any], schema: dict[str, Any], admin: Any, app: Any) 
     for row in rows:
         names = sql.SQL(", ").join(map(sql.Identifier, row))
         admin.execute(
-            sql.SQL("insert into item ({}) values ({})").format(names, sql.SQL(", ").join([sql.Placeholder()] * len(row))),
+            sql.SQL("insert into item ({}) values ({})").format(
+                names, sql.SQL(", ").join([sql.Placeholder()] * len(row))
+            ),
             list(row.values()),
         )
     before = stored(admin)
@@ -104,13 +106,19 @@ def perform(case: dict[str, Any], app: Any) -> Any:
                 case "create":
                     names = sql.SQL(", ").join(map(sql.Identifier, given))
                     values = sql.SQL(", ").join([sql.Placeholder()] * len(given))
-                    return app.execute(sql.SQL("insert into item ({}) values ({})").format(names, values), list(given.values())).rowcount
+                    return app.execute(
+                        sql.SQL("insert into item ({}) values ({})").format(names, values), list(given.values())
+                    ).rowcount
                 case "update":
                     changed = {column: value for column, value in given.items() if column != "id"}
                     if not changed:
                         return 1
-                    sets = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder()) for column in changed)
-                    return app.execute(sql.SQL("update item set {} where id = %s").format(sets), [*changed.values(), case["row"]["id"]]).rowcount
+                    sets = sql.SQL(", ").join(
+                        sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder()) for column in changed
+                    )
+                    return app.execute(
+                        sql.SQL("update item set {} where id = %s").format(sets), [*changed.values(), case["row"]["id"]]
+                    ).rowcount
                 case "delete":
                     return app.execute("delete from item where id = %s", [case["row"]["id"]]).rowcount
     except psycopg.errors.InsufficientPrivilege:

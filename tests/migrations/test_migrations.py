@@ -7,23 +7,26 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from alembic import command
-from alembic.config import Config
+from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, NullPool, create_engine
+from sqlalchemy.exc import DBAPIError
 
 from rlskit import catalog, installer, runtime
 from rlskit.errors import PlanError
 from tests.support import Database
 
-Way: TypeAlias = Callable[[Database, Path], object]
+Way: TypeAlias = Callable[[Database], object]
 
 POLICY = """
     create table notes (owner text);
@@ -46,12 +49,18 @@ def psql(database: Database, *arguments: str | Path, given: str = "") -> str:
     return call(program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.owner_dsn, *arguments, given=given)
 
 
-def alembic(database: Database, tmp_path: Path, *arguments: str) -> str:
-    """Run Alembic on the command line, with a section of its own in the application's ini file."""
-    ini = tmp_path / "alembic.ini"
-    ini.write_text(f"[alembic]\nscript_location = elsewhere\n[rlskit]\nscript_location = {runtime.migrations()}\n")
-    where = ["-x", f"url={url(database)}"] if "--sql" not in arguments else []
-    return call(sys.executable, "-m", "alembic", "-c", ini, "-n", "rlskit", *where, *arguments)
+def alembic(database: Database, *arguments: str) -> str:
+    """Run Alembic as its command line does, in this process; what it prints."""
+    line, printed = CommandLine(), StringIO()
+    options = line.parser.parse_args(["-x", f"url={url(database)}", *arguments])
+    line.run_cmd(configuration(cmd_opts=options, stdout=printed, output_buffer=printed), options)
+    return printed.getvalue()
+
+
+def configuration(**options: Any) -> Config:
+    config = Config(**options)
+    config.set_main_option("script_location", str(runtime.migrations()))
+    return config
 
 
 def url(database: Database) -> str:
@@ -68,38 +77,38 @@ def dump(database: Database) -> str:
 # --- the ways in ----
 
 
-def runtime_by_psql(database: Database, tmp_path: Path) -> None:
+def runtime_by_psql(database: Database) -> None:
     psql(database, "-f", runtime.directory() / "runtime.sql")
 
 
-def upgrades_by_psql(database: Database, tmp_path: Path) -> None:
+def upgrades_by_psql(database: Database) -> None:
     """One call for each file, which runs it and writes its number down: as sql/README.md says."""
     for number, name in runtime.upgrades().items():
         noted = f"delete from rlskit.version; insert into rlskit.version values ('{number}')"
         psql(database, "-1", "-f", runtime.directory() / name, "-c", noted)
 
 
-def runtime_by_psycopg(database: Database, tmp_path: Path) -> None:
+def runtime_by_psycopg(database: Database) -> None:
     with database.connect_as_owner(autocommit=True) as conn:
         conn.execute(runtime.script("runtime.sql"))
 
 
-def install(database: Database, tmp_path: Path) -> None:
+def install(database: Database) -> None:
     with database.connect_as_owner() as conn:
         assert installer.install(conn)
 
 
-def alembic_upgrade(database: Database, tmp_path: Path) -> None:
-    alembic(database, tmp_path, "upgrade", "head")
+def alembic_upgrade(database: Database) -> None:
+    alembic(database, "upgrade", "head")
 
 
-def alembic_upgrade_as_sql(database: Database, tmp_path: Path) -> None:
-    psql(database, given=alembic(database, tmp_path, "upgrade", "head", "--sql"))
+def alembic_upgrade_as_sql(database: Database) -> None:
+    psql(database, given=alembic(database, "upgrade", "head", "--sql"))
 
 
-def alembic_upgrade_as_sql_by_psycopg(database: Database, tmp_path: Path) -> None:
+def alembic_upgrade_as_sql_by_psycopg(database: Database) -> None:
     with database.connect_as_owner(autocommit=True) as conn:
-        conn.execute(alembic(database, tmp_path, "upgrade", "head", "--sql").encode())
+        conn.execute(alembic(database, "upgrade", "head", "--sql").encode())
 
 
 WAYS_IN: list[Way] = [
@@ -113,41 +122,41 @@ WAYS_IN: list[Way] = [
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
-def test_every_way_in_leads_to_the_same_database(database: Database, tmp_path: Path, way: Way):
-    runtime_by_psql(database, tmp_path)
+def test_every_way_in_leads_to_the_same_database(database: Database, way: Way):
+    runtime_by_psql(database)
     expected = dump(database)
     database.execute("drop schema rlskit cascade")
-    way(database, tmp_path)
+    way(database)
     assert dump(database) == expected
     assert f"{runtime.version()}\n" in expected
 
 
-def test_the_functions_are_those_that_the_package_knows(database: Database, tmp_path: Path):
-    runtime_by_psql(database, tmp_path)
+def test_the_functions_are_those_that_the_package_knows(database: Database):
+    runtime_by_psql(database)
     with database.connect_as_owner() as conn:
         found = catalog.read(conn, (), role="")
     assert found.functions == runtime.functions()
     assert found.runtime_version == runtime.version()
 
 
-def test_runtime_sql_may_be_run_again(database: Database, tmp_path: Path):
-    runtime_by_psql(database, tmp_path)
+def test_runtime_sql_may_be_run_again(database: Database):
+    runtime_by_psql(database)
     once = dump(database)
-    runtime_by_psql(database, tmp_path)
+    runtime_by_psql(database)
     assert dump(database) == once
 
 
-def test_runtime_sql_may_be_run_again_below_a_policy(database: Database, tmp_path: Path):
-    runtime_by_psql(database, tmp_path)
+def test_runtime_sql_may_be_run_again_below_a_policy(database: Database):
+    runtime_by_psql(database)
     database.execute(POLICY)
     once = dump(database)
-    runtime_by_psql(database, tmp_path)
+    runtime_by_psql(database)
     assert dump(database) == once
 
 
 @pytest.mark.parametrize("way", [runtime_by_psql, install, alembic_upgrade])
-def test_install_does_nothing_where_the_runtime_is_current(database: Database, tmp_path: Path, way: Way):
-    way(database, tmp_path)
+def test_install_does_nothing_where_the_runtime_is_current(database: Database, way: Way):
+    way(database)
     before = dump(database)
     with database.connect_as_owner() as conn:
         assert installer.install(conn) == ()
@@ -158,42 +167,41 @@ def test_install_does_nothing_where_the_runtime_is_current(database: Database, t
 
 
 @pytest.mark.parametrize("way", [runtime_by_psql, install, alembic_upgrade])
-def test_alembic_knows_the_version_whoever_installed_it(database: Database, tmp_path: Path, way: Way):
-    way(database, tmp_path)
+def test_alembic_knows_the_version_whoever_installed_it(database: Database, way: Way):
+    way(database)
     before = dump(database)
-    assert alembic(database, tmp_path, "current").split() == [runtime.version(), "(head)"]
-    alembic(database, tmp_path, "upgrade", "head")
+    assert alembic(database, "current").split() == [runtime.version(), "(head)"]
+    alembic(database, "upgrade", "head")
     assert dump(database) == before
 
 
-def test_alembic_current_leaves_an_empty_database_empty(database: Database, tmp_path: Path):
+def test_alembic_current_leaves_an_empty_database_empty(database: Database):
     before = dump(database)
-    assert alembic(database, tmp_path, "current") == ""
+    assert alembic(database, "current") == ""
     assert dump(database) == before
 
 
-def test_alembic_does_not_touch_the_version_of_the_application(database: Database, tmp_path: Path):
+def test_alembic_does_not_touch_the_version_of_the_application(database: Database):
     database.execute("create table alembic_version (version_num text)", "insert into alembic_version values ('ae10')")
     before = dump(database)
-    alembic(database, tmp_path, "upgrade", "head")
+    alembic(database, "upgrade", "head")
     assert database.rows("select version_num from alembic_version") == [("ae10",)]
-    alembic(database, tmp_path, "downgrade", "base")
+    alembic(database, "downgrade", "base")
     assert dump(database) == before
 
 
-def test_alembic_may_go_up_and_down_and_up_again(database: Database, tmp_path: Path):
-    alembic(database, tmp_path, "upgrade", "head")
+def test_alembic_may_go_up_and_down_and_up_again(database: Database):
+    alembic(database, "upgrade", "head")
     once = dump(database)
-    alembic(database, tmp_path, "downgrade", "base")
-    alembic(database, tmp_path, "upgrade", "head")
+    alembic(database, "downgrade", "base")
+    alembic(database, "upgrade", "head")
     assert dump(database) == once
 
 
 def test_alembic_works_inside_a_transaction_of_the_caller(database: Database):
-    config = Config()
-    config.set_main_option("script_location", str(runtime.migrations()))
+    config = configuration()
     empty = dump(database)
-    with closing(create_engine(url(database)).connect()) as connection:
+    with create_engine(url(database), poolclass=NullPool).connect() as connection:
         config.attributes["connection"] = connection
         with connection.begin() as transaction:
             command.upgrade(config, "head")
@@ -208,65 +216,73 @@ def test_alembic_works_inside_a_transaction_of_the_caller(database: Database):
         assert dump(database) == installed
         command.downgrade(config, "base")
         assert dump(database) == empty
-        connection.engine.dispose()
 
 
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg", "postgresql+asyncpg"])
 def test_alembic_takes_the_url_that_the_application_has(database: Database, driver: str):
-    config = Config()
-    config.set_main_option("script_location", str(runtime.migrations()))
+    config = configuration()
     config.set_main_option("sqlalchemy.url", url(database).replace("postgresql+psycopg", driver, 1).replace("%", "%%"))
     command.upgrade(config, "head")
     assert database.rows("select version_num from rlskit.version") == [(runtime.version(),)]
 
 
-def test_alembic_without_a_url_says_how_to_give_one(tmp_path: Path):
+def test_alembic_without_a_url_says_how_to_give_one():
+    with pytest.raises(CommandError, match="-x url=postgresql://"):
+        command.upgrade(configuration(), "head")
+
+
+def test_alembic_in_a_shell_with_a_section_of_its_own_in_the_ini_file_of_the_application(
+    database: Database, tmp_path: Path
+):
     ini = tmp_path / "alembic.ini"
-    ini.write_text(f"[alembic]\nscript_location = {runtime.migrations()}\n")
-    with pytest.raises(subprocess.CalledProcessError) as caught:
-        call(sys.executable, "-m", "alembic", "-c", ini, "upgrade", "head")
-    assert "-x url=postgresql://" in caught.value.stdout + caught.value.stderr
+    ini.write_text(f"[alembic]\nscript_location = elsewhere\n[rlskit]\nscript_location = {runtime.migrations()}\n")
+    in_a_shell = [sys.executable, "-m", "alembic", "-c", ini, "-n", "rlskit"]
+    before = dump(database)
+    psql(database, given=call(*in_a_shell, "upgrade", "head", "--sql"))
+    assert call(*in_a_shell, "-x", f"url={url(database)}", "current").split() == [runtime.version(), "(head)"]
+    call(*in_a_shell, "-x", f"url={url(database)}", "downgrade", "base")
+    assert dump(database) == before
 
 
 # --- the ways out ----
 
 
-def uninstall(database: Database, tmp_path: Path) -> None:
+def uninstall(database: Database) -> None:
     with database.connect_as_owner() as conn:
         installer.uninstall(conn)
 
 
-def uninstall_by_psql(database: Database, tmp_path: Path) -> None:
+def uninstall_by_psql(database: Database) -> None:
     psql(database, "-f", runtime.directory() / "uninstall.sql")
 
 
-def alembic_downgrade(database: Database, tmp_path: Path) -> None:
-    alembic(database, tmp_path, "downgrade", "base")
+def alembic_downgrade(database: Database) -> None:
+    alembic(database, "downgrade", "base")
 
 
-def alembic_downgrade_as_sql(database: Database, tmp_path: Path) -> None:
-    psql(database, given=alembic(database, tmp_path, "downgrade", f"{runtime.version()}:base", "--sql"))
+def alembic_downgrade_as_sql(database: Database) -> None:
+    psql(database, given=alembic(database, "downgrade", f"{runtime.version()}:base", "--sql"))
 
 
 WAYS_OUT: list[Way] = [uninstall, uninstall_by_psql, alembic_downgrade, alembic_downgrade_as_sql]
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
-def test_every_way_out_leaves_nothing(database: Database, tmp_path: Path, way: Way):
+def test_every_way_out_leaves_nothing(database: Database, way: Way):
     before = dump(database)
-    runtime_by_psql(database, tmp_path)
+    runtime_by_psql(database)
     assert dump(database) != before
-    way(database, tmp_path)
+    way(database)
     assert dump(database) == before
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
-def test_no_way_out_while_a_policy_rests_on_the_schema(database: Database, tmp_path: Path, way: Way):
-    runtime_by_psql(database, tmp_path)
+def test_no_way_out_while_a_policy_rests_on_the_schema(database: Database, way: Way):
+    runtime_by_psql(database)
     database.execute(POLICY)
     before = dump(database)
-    with pytest.raises((PlanError, subprocess.CalledProcessError)) as caught:
-        way(database, tmp_path)
+    with pytest.raises((PlanError, DBAPIError, subprocess.CalledProcessError)) as caught:
+        way(database)
     assert "depend" in str(caught.value) + str(getattr(caught.value, "stderr", ""))
     assert dump(database) == before
 
@@ -280,17 +296,17 @@ def test_no_way_out_while_a_policy_rests_on_the_schema(database: Database, tmp_p
     ],
     ids=["default", "trigger", "function of somebody else"],
 )
-def test_uninstall_is_refused_whatever_rests_on_the_schema(database: Database, tmp_path: Path, resting: str):
-    runtime_by_psql(database, tmp_path)
+def test_uninstall_is_refused_whatever_rests_on_the_schema(database: Database, resting: str):
+    runtime_by_psql(database)
     database.execute(resting)
     before = dump(database)
     with pytest.raises(PlanError, match="depend"):
-        uninstall(database, tmp_path)
+        uninstall(database)
     assert dump(database) == before
 
 
-def test_uninstall_names_a_table_that_has_rules(database: Database, tmp_path: Path):
-    runtime_by_psql(database, tmp_path)
+def test_uninstall_names_a_table_that_has_rules(database: Database):
+    runtime_by_psql(database)
     database.execute(POLICY, "call rlskit.mark('notes', 'mine', 'digest')")
     before = dump(database)
     with database.connect_as_owner() as conn, pytest.raises(PlanError, match=r"public\.notes"):
@@ -298,16 +314,16 @@ def test_uninstall_names_a_table_that_has_rules(database: Database, tmp_path: Pa
     assert dump(database) == before
 
 
-def test_uninstall_where_nothing_is_installed_does_nothing(database: Database, tmp_path: Path):
+def test_uninstall_where_nothing_is_installed_does_nothing(database: Database):
     before = dump(database)
-    uninstall(database, tmp_path)
-    uninstall_by_psql(database, tmp_path)
+    uninstall(database)
+    uninstall_by_psql(database)
     assert dump(database) == before
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
-def test_a_refused_uninstall_leaves_the_connection_as_it_was(database: Database, tmp_path: Path, autocommit: bool):
-    runtime_by_psql(database, tmp_path)
+def test_a_refused_uninstall_leaves_the_connection_as_it_was(database: Database, autocommit: bool):
+    runtime_by_psql(database)
     database.execute(POLICY)
     with closing(database.connect_as_owner(autocommit=autocommit)) as conn:
         with pytest.raises(PlanError):
@@ -346,8 +362,8 @@ def test_each_upgrade_file_has_a_revision_that_runs_it_alone():
     assert [(revisions[each].down_revision, each) for each in numbers[1:] if each] == list(pairwise(numbers))
 
 
-def test_sql_output_holds_the_upgrade_files_to_the_letter(database: Database, tmp_path: Path):
-    printed = alembic(database, tmp_path, "upgrade", "head", "--sql")
+def test_sql_output_holds_the_upgrade_files_to_the_letter(database: Database):
+    printed = alembic(database, "upgrade", "head", "--sql")
     assert all(runtime.script(name).strip() in printed for name in runtime.upgrades().values())
     assert "%I" in printed
     assert "%%" not in printed

@@ -23,7 +23,9 @@ def drawn() -> Iterator[tuple[str, str | None, str | None, str]]:
     """The lines of the drawing: name, name of the parent, built-in base, code (empty for the root)."""
     above: list[str] = []
     for line in inspect.getdoc(errors).splitlines():
-        if found := re.fullmatch(r"    (?P<branch>[│├└─ ]*)(?P<name>\w+)(?: \((?P<base>\w+)\))? +(?P<rest>[E.].*)", line):
+        if found := re.fullmatch(
+            r"    (?P<branch>[│├└─ ]*)(?P<name>\w+)(?: \((?P<base>\w+)\))? +(?P<rest>[E.].*)", line
+        ):
             depth = len(found["branch"]) // 3
             del above[depth:]
             code = found["rest"][:4] if found["rest"].startswith("E") else ""
@@ -102,7 +104,9 @@ def test_without_a_hint_an_error_is_its_message(kind: type[RlskitError]) -> None
     assert (str(error), error.hint) == (error.message, "")
 
 
-@pytest.mark.parametrize("kind", [each for each in CLASSES if each is not RuleFileError], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [each for each in CLASSES if each is not RuleFileError], ids=lambda kind: kind.__name__
+)
 def test_the_message_is_what_was_said(kind: type[RlskitError]) -> None:
     assert made(kind, "no way", hint="go back").message == "no way"
 
@@ -122,8 +126,16 @@ def test_an_error_comes_through_to_another_process(kind: type[RlskitError]) -> N
         pytest.param({}, "rlskit.toml: no way", id="the file"),
         pytest.param({"key": "role"}, "rlskit.toml: role: no way", id="a key of the file"),
         pytest.param({"table": "todo"}, "rlskit.toml: tables.todo: no way", id="a table"),
-        pytest.param({"table": "todo", "key": "allow[0].to"}, "rlskit.toml: tables.todo.allow[0].to: no way", id="a key of a table"),
-        pytest.param({"table": "app.todo", "key": "match"}, "rlskit.toml: tables.app.todo.match: no way", id="a table with its schema"),
+        pytest.param(
+            {"table": "todo", "key": "allow[0].to"},
+            "rlskit.toml: tables.todo.allow[0].to: no way",
+            id="a key of a table",
+        ),
+        pytest.param(
+            {"table": "app.todo", "key": "match"},
+            "rlskit.toml: tables.app.todo.match: no way",
+            id="a table with its schema",
+        ),
     ],
 )
 def test_a_rule_file_error_begins_with_its_place(place: dict[str, str], text: str) -> None:
@@ -147,4 +159,10 @@ def test_a_rule_file_error_without_table_and_key_says_none() -> None:
 def test_what_the_user_declares_wrongly_is_a_value_error() -> None:
     values = {each.__name__ for each in CLASSES if issubclass(each, ValueError)}
 
-    assert values == {"RuleError", "UnknownColumnError", "UnsupportedRuleError", "RuleFileError", "InvalidIdentityError"}
+    assert values == {
+        "RuleError",
+        "UnknownColumnError",
+        "UnsupportedRuleError",
+        "RuleFileError",
+        "InvalidIdentityError",
+    }

@@ -54,7 +54,11 @@ NAMES = st.text(":ab", min_size=1, max_size=4)
 def test_is_accepted(fields: dict[str, Any]) -> None:
     alice = Identity(**fields)
 
-    assert (alice.sub, alice.username, dict(alice.claims)) == (fields["sub"], fields.get("username"), fields.get("claims", {}))
+    assert (alice.sub, alice.username, dict(alice.claims)) == (
+        fields["sub"],
+        fields.get("username"),
+        fields.get("claims", {}),
+    )
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -71,16 +75,32 @@ VALUES = [
     pytest.param(" ", "`{}` is empty", IS_EMPTY, id="a space"),
     pytest.param("\t\n", "`{}` is empty", IS_EMPTY, id="white space"),
     pytest.param("\u2003", "`{}` is empty", IS_EMPTY, id="white space of Unicode"),
-    pytest.param("x" * 257, "`{}` is 257 characters long, the limit is 256", "pass the claim, not the token", id="257 characters"),
-    pytest.param("secret::admin", "`{}` holds `::`, which separates sub and username in a stored owner", SEPARATES, id="two colons"),
-    pytest.param("::", "`{}` holds `::`, which separates sub and username in a stored owner", SEPARATES, id="only two colons"),
-    pytest.param("secret:::", "`{}` holds `::`, which separates sub and username in a stored owner", SEPARATES, id="three colons"),
+    pytest.param(
+        "x" * 257, "`{}` is 257 characters long, the limit is 256", "pass the claim, not the token", id="257 characters"
+    ),
+    pytest.param(
+        "secret::admin",
+        "`{}` holds `::`, which separates sub and username in a stored owner",
+        SEPARATES,
+        id="two colons",
+    ),
+    pytest.param(
+        "::", "`{}` holds `::`, which separates sub and username in a stored owner", SEPARATES, id="only two colons"
+    ),
+    pytest.param(
+        "secret:::", "`{}` holds `::`, which separates sub and username in a stored owner", SEPARATES, id="three colons"
+    ),
     pytest.param("secret\0", "`{}` holds a control character", AS_GIVEN, id="NUL"),
     pytest.param("secret\n", "`{}` holds a control character", AS_GIVEN, id="a newline at the end"),
     pytest.param("sec\x1bret", "`{}` holds a control character", AS_GIVEN, id="escape"),
     pytest.param("sec\x7fret", "`{}` holds a control character", AS_GIVEN, id="delete"),
     pytest.param("sec\x85ret", "`{}` holds a control character", AS_GIVEN, id="a C1 control"),
-    pytest.param("secret\ud800", "`{}` is not text that PostgreSQL can hold", "it holds half of a surrogate pair", id="half of a pair"),
+    pytest.param(
+        "secret\ud800",
+        "`{}` is not text that PostgreSQL can hold",
+        "it holds half of a surrogate pair",
+        id="half of a pair",
+    ),
     pytest.param(4711, "`{}` is not text", AS_GIVEN, id="a number"),
     pytest.param(b"secret", "`{}` is not text", AS_GIVEN, id="bytes"),
     pytest.param(["secret"], "`{}` is not text", AS_GIVEN, id="a list"),
@@ -131,12 +151,42 @@ def test_a_username_that_looks_like_anothers_sub_is_refused(sub: str, username: 
 @pytest.mark.parametrize(
     ("claims", "message", "hint"),
     [
-        pytest.param({"level": 3}, "claim `level` is not text", "claims map names to texts: turn the value into text first", id="a number"),
-        pytest.param({"email": None}, "claim `email` is not text", "claims map names to texts: turn the value into text first", id="None"),
-        pytest.param({"groups": ["a"]}, "claim `groups` is not text", "claims map names to texts: turn the value into text first", id="a list"),
-        pytest.param({7: "secret"}, "claim `7` is not text", "claims map names to texts: turn the value into text first", id="a name that is no text"),
-        pytest.param({"email": "secret\0"}, "claim `email` holds a NUL character", "PostgreSQL cannot hold it", id="NUL in the value"),
-        pytest.param({"e\0mail": "secret"}, "claim `e\0mail` holds a NUL character", "PostgreSQL cannot hold it", id="NUL in the name"),
+        pytest.param(
+            {"level": 3},
+            "claim `level` is not text",
+            "claims map names to texts: turn the value into text first",
+            id="a number",
+        ),
+        pytest.param(
+            {"email": None},
+            "claim `email` is not text",
+            "claims map names to texts: turn the value into text first",
+            id="None",
+        ),
+        pytest.param(
+            {"groups": ["a"]},
+            "claim `groups` is not text",
+            "claims map names to texts: turn the value into text first",
+            id="a list",
+        ),
+        pytest.param(
+            {7: "secret"},
+            "claim `7` is not text",
+            "claims map names to texts: turn the value into text first",
+            id="a name that is no text",
+        ),
+        pytest.param(
+            {"email": "secret\0"},
+            "claim `email` holds a NUL character",
+            "PostgreSQL cannot hold it",
+            id="NUL in the value",
+        ),
+        pytest.param(
+            {"e\0mail": "secret"},
+            "claim `e\0mail` holds a NUL character",
+            "PostgreSQL cannot hold it",
+            id="NUL in the name",
+        ),
     ],
 )
 def test_a_claim_is_refused(claims: dict[Any, Any], message: str, hint: str) -> None:
@@ -264,7 +314,9 @@ def test_it_can_be_copied() -> None:
     [
         pytest.param(Identity(sub=SUB), "Identity(sub=…, username=None, claims=0)", id="sub alone"),
         pytest.param(Identity(sub=SUB, username="alice"), "Identity(sub=…, username=…, claims=0)", id="username"),
-        pytest.param(Identity(sub=SUB, claims={"a": "1", "b": "2"}), "Identity(sub=…, username=None, claims=2)", id="claims"),
+        pytest.param(
+            Identity(sub=SUB, claims={"a": "1", "b": "2"}), "Identity(sub=…, username=None, claims=2)", id="claims"
+        ),
     ],
 )
 def test_its_repr_shows_no_value(alice: Identity, text: str) -> None:
@@ -285,7 +337,9 @@ def test_without_a_username_there_are_no_spellings() -> None:
 @settings(deadline=None)
 @given(sub=NAMES, username=NAMES, other_sub=NAMES, other_username=NAMES)
 @example(sub="a:", username="b", other_sub="a", other_username=":b")
-def test_no_two_identities_spell_their_full_names_alike(sub: str, username: str, other_sub: str, other_username: str) -> None:
+def test_no_two_identities_spell_their_full_names_alike(
+    sub: str, username: str, other_sub: str, other_username: str
+) -> None:
     """The parts of `<sub>::<username>` can be told apart, or else one user owns the other's rows."""
     try:
         one, other = Identity(sub=sub, username=username), Identity(sub=other_sub, username=other_username)
@@ -324,7 +378,11 @@ def test_nobody_sets_what_somebody_sets() -> None:
 
 
 @settings(deadline=None)
-@given(claims=st.dictionaries(st.text().filter(lambda name: "\0" not in name), st.text().filter(lambda value: "\0" not in value)))
+@given(
+    claims=st.dictionaries(
+        st.text().filter(lambda name: "\0" not in name), st.text().filter(lambda value: "\0" not in value)
+    )
+)
 def test_claims_come_through_json_unchanged(claims: dict[str, str]) -> None:
     settings = Identity(sub="s-1", claims=claims).settings()
 
