@@ -91,6 +91,7 @@ class Database:
 
     state: State
     server: Server
+    asked: tuple[QualifiedName, ...]
     tables: dict[QualifiedName, TableFacts]
     foreign: tuple[Foreign, ...]
     functions: dict[str, runtime.Function]
@@ -133,6 +134,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     for found, others in (_policies(query, by_oid, role), _privileges(query, by_oid, role), _triggers(query, by_oid)):
         objects += found
         foreign += others
+    foreign += _views(query, by_oid, role)
     facts = {
         by_oid[row.oid]: TableFacts(
             name=by_oid[row.oid],
@@ -151,6 +153,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     }
     return Database(
         state=State(frozenset([*objects, *defaults, *index_objects, *check_objects])),
+        asked=tuple(wanted),
         server=Server(**{**server._asdict(), "role_may_become": tuple(server.role_may_become)}),
         tables=facts,
         foreign=tuple(foreign),
@@ -262,6 +265,13 @@ def _held(grant: Grant, role: str) -> Foreign:
     return Foreign(
         grant.table, f"privilege of {grant.role}", f"`{role}` also holds {what} through {holder}", True, grant
     )
+
+
+def _views(query: _Query, tables: Tables, role: str) -> Iterator[Foreign]:
+    for row in query("views"):
+        name = QualifiedName(row.schema_name, row.name)
+        text = f"the {row.kind} `{name}` reads this table with the rights of `{row.owner}`, whom no rule binds, and `{role}` may read it"
+        yield Foreign(tables[row.table_oid], f"view {name}", text, True)
 
 
 def _checks(query: _Query, tables: Tables) -> tuple[dict[int, set[str]], list[Check]]:

@@ -100,11 +100,11 @@ class Plan(Sequence[Step]):
         one or has changed since, PlanError when a lock cannot be had or the result is not what was planned.
         """
         steps = list(self.steps)
-        if self.undoing and not prune_foreign:
-            raise _not_in_force(self)
+        if blocking := [each for each in self.undoing if not prune_foreign or each.drop is None]:
+            raise _not_in_force(blocking[0])
         applier.check_idle(conn)
         with catalog.reading(conn):
-            now = catalog.read(conn, self.database.tables, self.role)
+            now = catalog.read(conn, self.database.asked, self.role)
         if not now.same_as(self.database):
             raise StalePlanError(
                 "the database is not as it was when the plan was made", hint="plan again, read it, and apply that"
@@ -193,11 +193,15 @@ def _check_runtime_rights(made: Plan) -> None:
         )
 
 
-def _not_in_force(made: Plan) -> ForeignObjectError:
-    first = made.undoing[0]
+def _not_in_force(found: Foreign) -> ForeignObjectError:
+    way_out = (
+        "drop it with --prune-foreign (prune_foreign=True)"
+        if found.drop
+        else "drop it, or make it `with (security_invoker = true)`"
+    )
     return ForeignObjectError(
-        f"table `{first.table}`: {first.text}",
-        hint=f'drop it with --prune-foreign (prune_foreign=True), or allow it with a reason: keep = {{ "{first.name}" = "…" }}',
+        f"table `{found.table}`: {found.text}",
+        hint=f'{way_out}, or allow it with a reason: keep = {{ "{found.name}" = "…" }}',
     )
 
 

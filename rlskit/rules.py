@@ -243,9 +243,10 @@ class TableRules:
         if reassign not in REASSIGN:
             raise RuleError(f"{place}: `{reassign}` is no way to reassign", hint=did_you_mean(str(reassign), REASSIGN))
         for what, reason in (keep or {}).items():
-            if not what.startswith(("policy ", "privilege of ")):
+            if not what.startswith(("policy ", "privilege of ", "view ")):
                 raise RuleError(
-                    f"{place}: `keep` does not know `{what}`", hint="write `policy NAME` or `privilege of ROLE`"
+                    f"{place}: `keep` does not know `{what}`",
+                    hint="write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
                 )
             _require_reason(f"keep of `{what}`", reason)
         object.__setattr__(self, "table", table)

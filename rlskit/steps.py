@@ -97,8 +97,7 @@ def table_steps(database: Database, wanted: State, normal: State) -> Iterator[St
     as_written = {each.key: each for each in wanted.objects}
     steps = [
         _in_family(database, step)
-        for before, after in diff(_relevant(database.state, wanted), normal)
-        if not (isinstance(before, Index) and after is None and _attached(database, before))
+        for before, after in diff(_relevant(database, wanted), normal)
         for step in (
             [_validation(before, after)]
             if isinstance(before, Check) and isinstance(after, Check) and replace(before, validated=True) == after
@@ -122,33 +121,35 @@ def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
             yield replace(_step("table", each.drop, None, ddl.drop(each.drop)), why="it undoes the rules")
 
 
-def _relevant(actual: State, wanted: State) -> State:
+def _relevant(database: Database, wanted: State) -> State:
     """Existing objects that the rules decide about: what rlskit made, and all that the role holds."""
     defaults = {each.key for each in wanted.objects if isinstance(each, Default)}
     usages = {each.key for each in wanted.objects if isinstance(each, Usage)}
-    whole = {(each.table, each.role, each.privilege) for each in actual.objects - wanted.objects if _is_whole(each)}
+    whole = {
+        (each.table, each.role, each.privilege) for each in database.state.objects - wanted.objects if _is_whole(each)
+    }
 
     def relevant(each: TableObject) -> bool:
         match each:
             case Default():
-                return each.key in defaults or str(each.expression).startswith(_OUR_DEFAULTS)
+                # A default reaches down to partitions and children, and goes with the one above.
+                ours = str(each.expression).startswith(_OUR_DEFAULTS) and not database.tables[each.table].ancestors
+                return ours or each.key in defaults
             case Usage():
                 return each.key in usages
+            case Index():
+                # A partition's index belongs to that of the partitioned table, and comes and goes with it.
+                return not database.tables[each.table].is_partition
             case Grant():
                 # Revoking a privilege on the table revokes it on every column: what is wanted of it is given anew.
                 return _is_whole(each) or (each.table, each.role, each.privilege) not in whole
         return True
 
-    return replace(actual, objects=frozenset(filter(relevant, actual.objects)))
+    return replace(database.state, objects=frozenset(filter(relevant, database.state.objects)))
 
 
 def _is_whole(each: TableObject) -> TypeGuard[Grant]:
     return isinstance(each, Grant) and each.columns is None
-
-
-def _attached(database: Database, index: Index) -> bool:
-    """An index of a partition belongs to that of the partitioned table, and comes and goes with it."""
-    return any(each.name == index.name and each.parent is not None for each in database.tables[index.table].indexes)
 
 
 def _change(database: Database, before: TableObject | None, after: TableObject | None) -> Iterator[Step]:

@@ -33,6 +33,23 @@ POLICY = """
     create policy mine on notes using (owner = any (rlskit.identities()))
 """
 
+# Something that rests on each thing in the schema.
+RESTING = {
+    "claim": "create table notes (owner text default rlskit.claim('sub'))",
+    "identity": "create table notes (owner text default rlskit.identity())",
+    "identities": "create table notes (owners text[] default rlskit.identities())",
+    "some identities": "create table notes (owners text[] default rlskit.identities('full'))",
+    "list_of": "create table notes (owners text[] default rlskit.list_of('alice'))",
+    "as_uuid": "create table notes (owner uuid default rlskit.as_uuid(''))",
+    "note_new_owner": """
+        create table notes (owner text);
+        create trigger noting before update on notes for each row execute function rlskit.note_new_owner('owner')
+    """,
+    "mark": "create procedure mark() begin atomic call rlskit.mark('pg_class', 'mine', 'digest'); end",
+    "version": "create view version as select * from rlskit.version",
+    "schema": "create function rlskit.mine() returns int language sql return 1",
+}
+
 
 def call(*arguments: str | Path, given: str = "") -> str:
     """Run a program; its output, or CalledProcessError with what it complains about."""
@@ -287,15 +304,7 @@ def test_no_way_out_while_a_policy_rests_on_the_schema(database: Database, way: 
     assert dump(database) == before
 
 
-@pytest.mark.parametrize(
-    "resting",
-    [
-        "create table notes (owner text default rlskit.identity())",
-        "create table notes (owner text); create trigger noting before update on notes execute function rlskit.note_new_owner()",
-        "create function rlskit.mine() returns int language sql return 1",
-    ],
-    ids=["default", "trigger", "function of somebody else"],
-)
+@pytest.mark.parametrize("resting", RESTING.values(), ids=RESTING)
 def test_uninstall_is_refused_whatever_rests_on_the_schema(database: Database, resting: str):
     runtime_by_psql(database)
     database.execute(resting)

@@ -1136,16 +1136,16 @@ def test_what_is_no_table_is_refused(given: Any) -> None:
 
 # --- whatever is said, it is a rule or refused -----------------------------------------------------------------------
 
-WORDS = st.sampled_from([*OPERATIONS, *SPELLINGS, "any", "list", "select", "", "email"])
+WORDS = st.sampled_from([*OPERATIONS, "full", "sub", "list", "select", "", "email"])
 LISTS = st.lists(WORDS, max_size=5)
 
 
 @settings(deadline=None)
-@given(operations=LISTS, match=LISTS | st.none(), claim=WORDS | st.none(), column=st.text(max_size=70))
+@given(operations=LISTS, match=LISTS | st.none(), claim=WORDS | st.none(), column=st.text("aü ", max_size=40))
 def test_whatever_is_said_is_a_rule_or_refused(
     operations: Iterable[Any], match: Iterable[str] | None, claim: str | None, column: str
 ) -> None:
-    """And what is a rule reads as it is written: the text of a rule is Python that makes the same rule."""
+    """And what is a rule reads as it is written: its text is the Python that makes the same rule."""
     try:
         rule = allow.owner_defined_in(column).to(operations)
         rule = rule.match(match) if match is not None else rule
@@ -1153,6 +1153,4 @@ def test_whatever_is_said_is_a_rule_or_refused(
     except RuleError:
         return
 
-    assert set(rule.operations) == set(operations)
-    if rule.spellings != SPELLINGS and not {'"', "\\"} & set(column) and column.isprintable():
-        assert eval(str(rule), {"allow": allow}) == rule
+    assert eval(str(rule), {"allow": allow}) == rule

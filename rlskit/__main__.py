@@ -1,0 +1,5 @@
+"""``python -m rlskit``."""
+
+from rlskit.cli import main
+
+main()
