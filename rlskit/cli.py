@@ -263,7 +263,7 @@ def _as_json(made: Plan) -> dict[str, Any]:
             {"table": str(each.table), "name": each.name, "says": each.text, "undoes": each.undoes}
             for each in made.foreign
         ],
-        "advice": [{"table": str(each.table), "says": each.text} for each in made.advice],
+        "advice": [{"table": str(each.table), "says": each.text} for each in made.wanted.advice],
     }
 
 

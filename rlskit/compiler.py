@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from rlskit.errors import UnsupportedRuleError
@@ -92,7 +93,7 @@ class Access:
         assert isinstance(self.rules.allow, tuple)
         return self.rules.allow
 
-    @property
+    @cached_property
     def ruled_columns(self) -> dict[str, tuple[Rule, ...]]:
         """The columns that have rules of their own."""
         return dict(self.rules.columns)
@@ -141,13 +142,13 @@ class Access:
             hint="column privileges are the same for every row: give the column `allow.same().to(…)`, or nobody, or move it to a table of its own",
         )
 
-    @property
+    @cached_property
     def owner_columns(self) -> tuple[OwnerColumn, ...]:
         """The columns that name owners, in the order of the rules."""
         rules = [*self.table_rules, *(rule for given in self.ruled_columns.values() for rule in given)]
         return tuple(dict.fromkeys(person.column for person in _people(rules)))
 
-    @property
+    @cached_property
     def reassignable(self) -> tuple[OwnerColumn, ...]:
         """The owner columns that somebody may write in an existing row."""
         return tuple(column for column in self.owner_columns if self.on_column(column.name, "update"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from hashlib import sha256
 from typing import LiteralString, TypeAlias, assert_never
 
@@ -65,6 +66,7 @@ def _names(names: Iterable[str]) -> Composed:
 # --- expressions ---------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)  # a thousand tables have a handful of different conditions
 def expression(wanted: Expression) -> Composable:
     """The SQL of an expression. An existing one is the server's own text, and taken as it is."""
     match wanted:

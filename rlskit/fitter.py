@@ -257,7 +257,7 @@ def _index_of(wanted: Index, facts: TableFacts) -> Iterator[Index]:
 def _leaving(wanted: State, database: Database) -> Iterator[TableObject]:
     """Tables that bear the mark but have no rules any more stay closed; those that are unmanaged on purpose are opened."""
     for table, facts in database.tables.items():
-        if not {table, *facts.ancestors}.isdisjoint(wanted.tables):
+        if any(each in wanted.tables for each in (table, *facts.ancestors)):
             continue
         if {table, *facts.ancestors} & (wanted.unmanaged | wanted.released):
             yield RowSecurity(table=table, enabled=False, forced=False, why="left alone on purpose")

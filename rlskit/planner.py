@@ -14,7 +14,7 @@ from rlskit.catalog import Database, Foreign
 from rlskit.errors import ForeignObjectError, PlanError, RuleError, StalePlanError
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
-from rlskit.state import Advice, Check, Column, Policy, State
+from rlskit.state import Check, Column, Policy, State
 from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_steps
 
 
@@ -22,17 +22,17 @@ from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_
 class Plan(Sequence[Step]):
     """What has to change until the database does what the rules say; empty when it does already.
 
-    ``foreign`` is what rlskit did not make on these tables, ``advice`` what the reader should know, ``role`` the application's role.
+    ``foreign`` is what rlskit did not make on these tables, ``wanted`` the state that the rules ask for here, ``role`` the application's role.
     ``compared`` says how policies were compared: "twin" (the server's own normal form) or "mark" (the digests in their comments).
     """
 
     steps: tuple[Step, ...]
     role: str
     foreign: tuple[Foreign, ...]
-    advice: tuple[Advice, ...]
     compared: Literal["twin", "mark"]
     rules: Rules = field(repr=False)
     release: tuple[str, ...] = field(repr=False)
+    wanted: State = field(repr=False)
     database: Database = field(repr=False)
 
     def __len__(self) -> int:
@@ -156,14 +156,14 @@ def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ())
     steps = [*installing, *table_steps(database, wanted, normal)]
     foreign = tuple(_foreign(database, wanted, rules))
     return Plan(
-        tuple(steps),
-        rules.role,
-        foreign,
-        wanted.advice,
-        "twin" if may_create else "mark",
-        rules,
-        tuple(release),
-        database,
+        steps=tuple(steps),
+        role=rules.role,
+        foreign=foreign,
+        compared="twin" if may_create else "mark",
+        rules=rules,
+        release=tuple(release),
+        wanted=wanted,
+        database=database,
     )
 
 
@@ -271,7 +271,8 @@ def _story(made: Plan) -> Iterator[str]:
             yield f"{table}: {rules.get(table, 'has no rules any more, and stays closed')}"
         for step in steps:
             yield "  " + str(replace(step, why="") if table is not None and step.why == rules.get(table) else step)
-        yield from (f"  note: {each.text}" for each in made.advice if each.table == table)
+        if table is not None:
+            yield from (f"  note: {each.text}" for each in made.wanted.advice_on(table))
     for foreign in made.foreign:
         yield f"{foreign.table}: {foreign.text}"
     if made.conforms:

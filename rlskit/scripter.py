@@ -73,7 +73,7 @@ def sql(rules: Rules) -> str:
     parts = [_HEAD.format(role=ddl.text(Identifier(rules.role))), runtime.script("runtime.sql")]
     for table in sorted(state.tables):
         parts.append(f"\n-- {table}")
-        parts += [f"-- note: {each.text}" for each in state.advice if each.table == table]
+        parts += [f"-- note: {each.text}" for each in state.advice_on(table)]
         objects = sorted(state.of(table), key=lambda each: (_ORDER.index(each.kind), each.key))
         parts += ["begin;", *(f"{ddl.text(each)};" for each in _statements(table, objects, rules.role)), "commit;"]
         for each in objects:

@@ -245,7 +245,7 @@ class Index(TableObject):
         return (self.name,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Advice:
     """Something about a table's rules that the reader should know before applying them."""
 
@@ -277,6 +277,14 @@ class State:
     def of(self, table: QualifiedName) -> tuple[TableObject, ...]:
         """The objects of one table, in their order."""
         return self._by_table.get(table, ())
+
+    def advice_on(self, table: QualifiedName) -> tuple[Advice, ...]:
+        """What the reader should know about one table."""
+        return self._advice_by_table.get(table, ())
+
+    @cached_property
+    def _advice_by_table(self) -> dict[QualifiedName, tuple[Advice, ...]]:
+        return {table: tuple(each) for table, each in groupby(sorted(self.advice), lambda one: one.table)}
 
     @cached_property
     def _by_table(self) -> dict[QualifiedName, tuple[TableObject, ...]]:

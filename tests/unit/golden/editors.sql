@@ -1,0 +1,105 @@
+
+
+-- app.todo
+-- note: who may update a row may give it away by writing `editors`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
+begin;
+alter table "app"."todo" add column if not exists "editors" text[];
+alter table "app"."todo" add column if not exists "owner" text;
+alter table "app"."todo" enable row level security;
+alter table "app"."todo" force row level security;
+grant usage on schema "app" to "app_user";
+alter table "app"."todo" alter column "owner" set default rlskit.identity();
+alter table "app"."todo" drop constraint if exists "rlskit_editors_check";
+alter table "app"."todo" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
+comment on constraint "rlskit_editors_check" on "app"."todo" is 'rlskit';
+alter table "app"."todo" drop constraint if exists "rlskit_owner_check";
+alter table "app"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
+comment on constraint "rlskit_owner_check" on "app"."todo" is 'rlskit';
+drop trigger if exists "zz_rlskit_reassign" on "app"."todo";
+create trigger "zz_rlskit_reassign" before update of "editors" on "app"."todo" for each row execute function "rlskit"."note_new_owner"('owner', 'editors');
+comment on trigger "zz_rlskit_reassign" on "app"."todo" is 'rlskit';
+drop policy if exists "rlskit_delete" on "app"."todo";
+create policy "rlskit_delete" on "app"."todo"
+  as permissive for delete
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+  );
+call rlskit.mark('"app"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
+drop policy if exists "rlskit_insert" on "app"."todo";
+create policy "rlskit_insert" on "app"."todo"
+  as permissive for insert
+  to "app_user"
+  with check (
+    "owner" = any ((select rlskit.identities())::text[])
+  );
+call rlskit.mark('"app"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
+drop policy if exists "rlskit_select" on "app"."todo";
+create policy "rlskit_select" on "app"."todo"
+  as permissive for select
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+    or "editors" && (select rlskit.identities())::text[]
+    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true) or "editors" && array[current_setting('rlskit.moving_to', true)]))
+  );
+call rlskit.mark('"app"."todo"', 'rlskit_select', '1a2a70ea4a9df060');
+drop policy if exists "rlskit_update" on "app"."todo";
+create policy "rlskit_update" on "app"."todo"
+  as permissive for update
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+    or "editors" && (select rlskit.identities())::text[]
+  )
+  with check (
+    "owner" is not null or cardinality("editors") > 0
+  );
+call rlskit.mark('"app"."todo"', 'rlskit_update', '951035c1ba5c5dc0');
+do $rlskit$
+declare
+  given record;
+  columns text;
+  part regclass;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"app"."todo"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family
+  loop
+    execute format('alter table %s enable row level security', part);
+    execute format('alter table %s force row level security', part);
+    execute format('revoke all on table %s from %I', part, 'app_user');
+  end loop;
+  execute format('revoke all on table %s from %I', '"app"."todo"'::regclass, 'app_user');
+  for given in
+    select * from (values ('insert', true, '{owner,status}'::text[]), ('select', true, '{}'::text[]), ('update', true, '{owner,status}'::text[])) as wanted (privilege, all_but, named)
+  loop
+    select string_agg(quote_ident(attname), ', ' order by attname collate "C") into columns
+    from pg_attribute
+    where attrelid = '"app"."todo"'::regclass and attnum > 0 and not attisdropped
+      and (attname = any (given.named)) is distinct from given.all_but;
+    if columns is not null then
+      execute format('grant %s (%s) on table %s to %I', given.privilege, columns, '"app"."todo"'::regclass, 'app_user');
+    end if;
+  end loop;
+  for part in
+    select objid from pg_depend
+    where refclassid = 'pg_class'::regclass and refobjid = '"app"."todo"'::regclass and classid = 'pg_class'::regclass and deptype = 'a'
+      and (select relkind from pg_class where oid = objid) = 'S' and true
+  loop
+    execute format('grant usage on sequence %s to %I', part, 'app_user');
+  end loop;
+end
+$rlskit$;
+grant delete on "app"."todo" to "app_user";
+commit;
+alter table "app"."todo" validate constraint "rlskit_editors_check";
+alter table "app"."todo" validate constraint "rlskit_owner_check";
+create index concurrently if not exists "todo_editors_rlskit" on "app"."todo" using gin ("editors");
+comment on index "app"."todo_editors_rlskit" is 'rlskit';
+create index concurrently if not exists "todo_owner_rlskit" on "app"."todo" using btree ("owner");
+comment on index "app"."todo_owner_rlskit" is 'rlskit';

@@ -1,0 +1,96 @@
+
+
+-- public.todo
+-- note: who may update a row may give it away by writing `owner`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
+begin;
+alter table "public"."todo" add column if not exists "owner" text;
+alter table "public"."todo" enable row level security;
+alter table "public"."todo" force row level security;
+grant usage on schema "public" to "app_user";
+alter table "public"."todo" alter column "owner" set default rlskit.identity();
+alter table "public"."todo" drop constraint if exists "rlskit_owner_check";
+alter table "public"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
+comment on constraint "rlskit_owner_check" on "public"."todo" is 'rlskit';
+drop trigger if exists "zz_rlskit_reassign" on "public"."todo";
+create trigger "zz_rlskit_reassign" before update of "owner" on "public"."todo" for each row execute function "rlskit"."note_new_owner"('owner');
+comment on trigger "zz_rlskit_reassign" on "public"."todo" is 'rlskit';
+drop policy if exists "rlskit_delete" on "public"."todo";
+create policy "rlskit_delete" on "public"."todo"
+  as permissive for delete
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+  );
+call rlskit.mark('"public"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
+drop policy if exists "rlskit_insert" on "public"."todo";
+create policy "rlskit_insert" on "public"."todo"
+  as permissive for insert
+  to "app_user"
+  with check (
+    "owner" = any ((select rlskit.identities())::text[])
+  );
+call rlskit.mark('"public"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
+drop policy if exists "rlskit_select" on "public"."todo";
+create policy "rlskit_select" on "public"."todo"
+  as permissive for select
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true)))
+  );
+call rlskit.mark('"public"."todo"', 'rlskit_select', 'c449d49bba01d25e');
+drop policy if exists "rlskit_update" on "public"."todo";
+create policy "rlskit_update" on "public"."todo"
+  as permissive for update
+  to "app_user"
+  using (
+    "owner" = any ((select rlskit.identities())::text[])
+  )
+  with check (
+    "owner" is not null
+  );
+call rlskit.mark('"public"."todo"', 'rlskit_update', '50201e7d3dc4b61c');
+do $rlskit$
+declare
+  given record;
+  columns text;
+  part regclass;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"public"."todo"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family
+  loop
+    execute format('alter table %s enable row level security', part);
+    execute format('alter table %s force row level security', part);
+    execute format('revoke all on table %s from %I', part, 'app_user');
+  end loop;
+  execute format('revoke all on table %s from %I', '"public"."todo"'::regclass, 'app_user');
+  for given in
+    select * from (values ('insert', true, '{}'::text[]), ('select', true, '{}'::text[]), ('update', true, '{}'::text[])) as wanted (privilege, all_but, named)
+  loop
+    select string_agg(quote_ident(attname), ', ' order by attname collate "C") into columns
+    from pg_attribute
+    where attrelid = '"public"."todo"'::regclass and attnum > 0 and not attisdropped
+      and (attname = any (given.named)) is distinct from given.all_but;
+    if columns is not null then
+      execute format('grant %s (%s) on table %s to %I', given.privilege, columns, '"public"."todo"'::regclass, 'app_user');
+    end if;
+  end loop;
+  for part in
+    select objid from pg_depend
+    where refclassid = 'pg_class'::regclass and refobjid = '"public"."todo"'::regclass and classid = 'pg_class'::regclass and deptype = 'a'
+      and (select relkind from pg_class where oid = objid) = 'S' and true
+  loop
+    execute format('grant usage on sequence %s to %I', part, 'app_user');
+  end loop;
+end
+$rlskit$;
+grant delete on "public"."todo" to "app_user";
+commit;
+alter table "public"."todo" validate constraint "rlskit_owner_check";
+create index concurrently if not exists "todo_owner_rlskit" on "public"."todo" using btree ("owner");
+comment on index "public"."todo_owner_rlskit" is 'rlskit';
