@@ -50,11 +50,12 @@ def uninstall(conn: Connection[Any]) -> None:
     try:
         conn.execute(runtime.script("uninstall.sql"))
     except (DependentObjectsStillExist, InsufficientPrivilege) as error:
-        conn.execute("rollback")
         detail = (error.diag.message_detail or "").partition("\n")[0]
         raise PlanError(
             f"{error.diag.message_primary}: {detail}" if detail else str(error.diag.message_primary),
             hint="drop what rests on it, or connect as its owner",
         ) from error
     finally:
-        conn.autocommit = before
+        if not conn.closed:
+            conn.rollback()  # the file begins a transaction, which an error leaves open
+            conn.autocommit = before

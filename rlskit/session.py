@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg import Connection, Transaction
-from psycopg.pq import TransactionStatus
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import namedtuple_row
+from psycopg.sql import SQL, Composable, Literal
 
 from rlskit import runtime
 from rlskit.errors import (
@@ -35,9 +37,7 @@ class _Block(Generic[Row]):
     def __init__(self, conn: Connection[Row], settings: dict[str, str], role: str | None) -> None:
         self._conn = conn
         self._settings = settings | ({"role": checked_name(role, "role")} if role is not None else {})
-        calls = ", ".join("set_config(%s, %s, true)" for _ in self._settings)
-        self._statement = f"select {calls}"
-        self._exit = ExitStack()
+        self._savepoint: Transaction | None = None
 
     def __enter__(self) -> Connection[Row]:
         guard(self._conn)
@@ -48,33 +48,67 @@ class _Block(Generic[Row]):
                     "another identity is at work in this transaction",
                     hint="end that block first, or take another connection",
                 )
-            self._exit.enter_context(self._conn.transaction())
+            self._savepoint = Transaction(self._conn)
+            self._savepoint.__enter__()
             return self._conn
         if self._conn.info.transaction_status != TransactionStatus.IDLE:
             raise TransactionInProgressError(
                 "the connection is already in a transaction",
                 hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
             )
-        # BEGIN and the settings leave together, so the identity costs no round trip of its own. (Transaction itself, and not
-        # conn.transaction(), which would keep the pipeline open for the whole block.)
-        with self._conn.pipeline():
-            self._exit.enter_context(Transaction(self._conn))
-            self._conn.execute(self._statement, [each for setting in self._settings.items() for each in setting])
+        _begin(self._conn, self._settings)
         _blocks[self._conn] = self
-        self._exit.callback(_blocks.pop, self._conn, None)
+        # What follows a commit would have no identity, so the connection refuses one until the block is over.
+        self._conn.commit = self._conn.rollback = _refuse_ending  # type: ignore[method-assign]
         return self._conn
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        ended = kind is None and not self._conn.closed and self._conn.info.transaction_status == TransactionStatus.IDLE
-        suppressed = self._exit.__exit__(kind, error, trace)
-        if ended:
+        if self._savepoint is not None:
+            return self._savepoint.__exit__(kind, error, trace)
+        _blocks.pop(self._conn, None)
+        del self._conn.commit, self._conn.rollback
+        if self._conn.closed:
+            return None
+        if kind is not None:
+            self._conn.rollback()
+            return None
+        if self._conn.info.transaction_status == TransactionStatus.IDLE:
             raise TransactionInProgressError(
-                "the block's transaction was ended inside it, and what came after had no identity",
-                hint="leave commit and rollback to the block: it commits at its end, and rolls back on an error",
+                "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
             )
-        return suppressed
+        self._conn.commit()
+        return None
+
+
+_ENDING = "leave commit and rollback to the block: it commits at its end, and rolls back on an error"
+
+
+def _refuse_ending() -> NoReturn:
+    raise TransactionInProgressError("the block's transaction cannot be ended inside it", hint=_ENDING)
+
+
+def _begin(conn: Connection[Any], settings: dict[str, str]) -> None:
+    """Open the transaction and write the settings in one message, so that an identity costs no round trip of its own.
+
+    psycopg sends BEGIN by itself and alone; one message of two statements is sent beside it, and it finds the transaction open.
+    """
+    parts: list[Composable] = [SQL("begin")]
+    if conn.isolation_level is not None:
+        parts.append(SQL("isolation level " + conn.isolation_level.name.replace("_", " ")))
+    if conn.read_only is not None:
+        parts.append(SQL("read only" if conn.read_only else "read write"))
+    if conn.deferrable is not None:
+        parts.append(SQL("deferrable" if conn.deferrable else "not deferrable"))
+    calls = [SQL("set_config({}, {}, true)").format(Literal(name), Literal(value)) for name, value in settings.items()]
+    message = SQL(" ").join(parts) + SQL("; select ") + SQL(", ").join(calls)
+    with conn.lock:
+        conn.pgconn.send_query(message.as_bytes(conn))
+        results = conn.wait(execute(conn.pgconn))
+    if results[-1].status != ExecStatus.TUPLES_OK:
+        conn.rollback()
+        raise error_from_result(results[-1])
 
 
 class as_user(_Block[Row]):

@@ -17,8 +17,9 @@ from alembic import command
 from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import LockNotAvailable
+from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
@@ -45,7 +46,6 @@ RESTING = {
         create table notes (owner text);
         create trigger noting before update on notes for each row execute function rlskit.note_new_owner('owner')
     """,
-    "mark": "create procedure mark() begin atomic call rlskit.mark('pg_class', 'mine', 'digest'); end",
     "version": "create view version as select * from rlskit.version",
     "schema": "create function rlskit.mine() returns int language sql return 1",
 }
@@ -338,11 +338,20 @@ def test_a_refused_uninstall_leaves_the_connection_as_it_was(database: Database,
         with pytest.raises(PlanError):
             installer.uninstall(conn)
         assert conn.autocommit is autocommit
-        assert is_idle(conn)
+        assert conn.info.transaction_status == TransactionStatus.IDLE
 
 
-def is_idle(conn: Connection) -> bool:
-    return conn.info.transaction_status.name == "IDLE"
+def test_an_uninstall_that_waited_too_long_leaves_all_as_it_was(database: Database):
+    runtime_by_psql(database)
+    before = dump(database)
+    options = "-c lock_timeout=100ms"
+    with database.connect_as_owner() as other, closing(database.connect_as_owner(options=options)) as conn:
+        other.execute("select from rlskit.version")
+        with pytest.raises(LockNotAvailable):
+            installer.uninstall(conn)
+        assert not conn.autocommit
+        assert conn.info.transaction_status == TransactionStatus.IDLE
+    assert dump(database) == before
 
 
 # --- the files ----

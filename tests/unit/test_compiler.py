@@ -103,7 +103,9 @@ def expression(wanted: Expression) -> str:
 def term(wanted: NamesCaller | MovingAway) -> str:
     if isinstance(wanted, MovingAway):
         return f"moving({names(wanted.columns)})"
-    how = wanted.claim or ("" if wanted.spellings == ("full", "sub", "username") else "/".join(wanted.spellings or ["?"]))
+    how = wanted.claim or (
+        "" if wanted.spellings == ("full", "sub", "username") else "/".join(wanted.spellings or ["?"])
+    )
     return f"{name(wanted.column)}{f'~{how}' if how else ''}"
 
 
@@ -350,7 +352,9 @@ MEANINGS = [
     ),
     pytest.param(
         compiled(
-            allow.owner(), EDITORS.to("read", "update"), columns={"owner": allow.same().to("read", "delete"), "editors": allow.same().to("read", "delete")}
+            allow.owner(),
+            EDITORS.to("read", "update"),
+            columns={"owner": allow.same().to("read", "delete"), "editors": allow.same().to("read", "delete")},
         ),
         """
         check rlskit_editors_check: well-formed editors[]
@@ -503,7 +507,12 @@ MEANINGS = [
         id="a column that is read only",
     ),
     pytest.param(
-        compiled(allow.owner(), EDITORS.to("read"), columns={"a": allow.same(), "b": [allow.owner(), EDITORS.to("read")]}, reassign="never"),
+        compiled(
+            allow.owner(),
+            EDITORS.to("read"),
+            columns={"a": allow.same(), "b": [allow.owner(), EDITORS.to("read")]},
+            reassign="never",
+        ),
         """
         check rlskit_editors_check: well-formed editors[]
         check rlskit_owner_check: well-formed owner
@@ -578,7 +587,11 @@ MEANINGS = [
         id="same is never more than the table",
     ),
     pytest.param(
-        compiled(allow.owner().to("read", "delete"), EDITORS.to("read", "delete"), columns={"audit": allow.owner().to("delete")}),
+        compiled(
+            allow.owner().to("read", "delete"),
+            EDITORS.to("read", "delete"),
+            columns={"audit": allow.owner().to("delete")},
+        ),
         """
         check rlskit_editors_check: well-formed editors[]
         check rlskit_owner_check: well-formed owner
@@ -633,7 +646,11 @@ def test_rules_mean(state: State, expected: str) -> None:
 def test_every_object_belongs_to_its_table() -> None:
     state = compile(Rules(TableRules("app.todo", allow.owner()), TableRules("country", Open(reason="x")), role="app"))
 
-    assert {each.table for each in state} == state.tables == {QualifiedName("app", "todo"), QualifiedName("public", "country")}
+    assert (
+        {each.table for each in state}
+        == state.tables
+        == {QualifiedName("app", "todo"), QualifiedName("public", "country")}
+    )
 
 
 def test_two_tables_do_not_touch_each_other() -> None:
@@ -655,35 +672,54 @@ def test_managed_tables_are_not_unmanaged() -> None:
 
 def test_everything_goes_to_the_role() -> None:
     state = compile(Rules(TableRules("todo", allow.owner()), role="shop", bypass_role="support"))
-    roles = {role for each in state for role in (each.roles if isinstance(each, Policy) else [each.role] if isinstance(each, Grant | Usage) else [])}
+    roles = {
+        role
+        for each in state
+        for role in (each.roles if isinstance(each, Policy) else [each.role] if isinstance(each, Grant | Usage) else [])
+    }
 
     assert roles == {"shop"}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_that_nobody_has_gets_neither_policy_nor_grant(operation: str) -> None:
-    allowed = {"create": ["read", "update", "delete"], "read": ["create"], "update": ["create", "read", "delete"], "delete": ["create", "read", "update"]}
+    allowed = {
+        "create": ["read", "update", "delete"],
+        "read": ["create"],
+        "update": ["create", "read", "delete"],
+        "delete": ["create", "read", "update"],
+    }
     state = compiled(allow.owner().to(allowed[operation]))
 
     command = COMMAND_OF[operation]
-    assert [each for each in state if (isinstance(each, Policy) and each.command == command) or (isinstance(each, Grant) and each.privilege == command)] == []
+    assert [
+        each
+        for each in state
+        if (isinstance(each, Policy) and each.command == command)
+        or (isinstance(each, Grant) and each.privilege == command)
+    ] == []
 
 
 # --- what depends on the row -----------------------------------------------------------------------------------------
 
-SAME_FOR_EVERY_ROW = (
-    "column privileges are the same for every row: give the column `allow.same().to(…)`, or nobody, or move it to a table of its own"
-)
+SAME_FOR_EVERY_ROW = "column privileges are the same for every row: give the column `allow.same().to(…)`, or nobody, or move it to a table of its own"
 
 
 @pytest.mark.parametrize(
     ("rules", "what"),
     [
         pytest.param(
-            TableRules("todo", allow.owner(), EDITORS.to("read"), columns={"secret": allow.owner()}), "read column `secret`", id="a column for some readers"
+            TableRules("todo", allow.owner(), EDITORS.to("read"), columns={"secret": allow.owner()}),
+            "read column `secret`",
+            id="a column for some readers",
         ),
         pytest.param(
-            TableRules("todo", allow.owner(), EDITORS.to("read", "update"), columns={"title": [allow.owner(), EDITORS.to("read")]}),
+            TableRules(
+                "todo",
+                allow.owner(),
+                EDITORS.to("read", "update"),
+                columns={"title": [allow.owner(), EDITORS.to("read")]},
+            ),
             "update column `title`",
             id="a column for some writers",
         ),
@@ -698,18 +734,28 @@ SAME_FOR_EVERY_ROW = (
             id="a column for another creator",
         ),
         pytest.param(
-            TableRules("todo", allow.owner(), columns={"note": allow.owner().match("full")}), "create column `note`", id="a column in other spellings"
+            TableRules("todo", allow.owner(), columns={"note": allow.owner().match("full")}),
+            "create column `note`",
+            id="a column in other spellings",
         ),
         pytest.param(
-            TableRules("todo", allow.owner(), columns={"note": allow.owner().identity_claim("email")}), "create column `note`", id="a column by a claim"
+            TableRules("todo", allow.owner(), columns={"note": allow.owner().identity_claim("email")}),
+            "create column `note`",
+            id="a column by a claim",
         ),
         pytest.param(
-            TableRules("todo", allow.owner().to("create"), columns={"a": allow.owner().to("read"), "b": allow.owner_defined_in("author").to("read")}),
+            TableRules(
+                "todo",
+                allow.owner().to("create"),
+                columns={"a": allow.owner().to("read"), "b": allow.owner_defined_in("author").to("read")},
+            ),
             "read column `a`",
             id="two columns for two readers",
         ),
         pytest.param(
-            TableRules("todo", allow.owner(), EDITORS.to("read"), columns={"b": allow.owner(), "a": allow.owner()}), "read column `a`", id="the first of two"
+            TableRules("todo", allow.owner(), EDITORS.to("read"), columns={"b": allow.owner(), "a": allow.owner()}),
+            "read column `a`",
+            id="the first of two",
         ),
     ],
 )
@@ -717,7 +763,9 @@ def test_what_would_depend_on_the_row_is_refused(rules: TableRules, what: str) -
     with pytest.raises(UnsupportedRuleError) as caught:
         compile(Rules(rules, role="app"))
 
-    assert str(caught.value) == f"table `public.todo`: who may {what} would depend on the row\nhint: {SAME_FOR_EVERY_ROW}"
+    assert (
+        str(caught.value) == f"table `public.todo`: who may {what} would depend on the row\nhint: {SAME_FOR_EVERY_ROW}"
+    )
 
 
 # --- advice ----------------------------------------------------------------------------------------------------------
@@ -736,18 +784,24 @@ def gives_away(columns: str) -> str:
         pytest.param(compiled(allow.owner()), [gives_away("`owner`")], id="owner"),
         pytest.param(compiled(allow.owner(), EDITORS), [gives_away("`owner`, `editors`")], id="owner and editors"),
         pytest.param(
-            compiled(allow.owner(), EDITORS, columns={"owner": allow.same().to("read", "delete")}), [gives_away("`editors`")], id="a protected owner, and editors"
+            compiled(allow.owner(), EDITORS, columns={"owner": allow.same().to("read", "delete")}),
+            [gives_away("`editors`")],
+            id="a protected owner, and editors",
         ),
         pytest.param(compiled(allow.owner(), reassign="never"), [], id="reassign never"),
         pytest.param(compiled(allow.owner().to("create", "read", "delete")), [], id="no update"),
-        pytest.param(compiled(allow.owner(), columns={"owner": allow.same().to("read", "delete")}), [], id="a protected owner"),
+        pytest.param(
+            compiled(allow.owner(), columns={"owner": allow.same().to("read", "delete")}), [], id="a protected owner"
+        ),
         pytest.param(
             compiled(allow.owner(), columns={"owner": allow.same().to("read")}),
             ["nobody may delete a row, because nobody may delete `owner`"],
             id="an owner that nobody may delete",
         ),
         pytest.param(
-            compiled(allow.owner(), columns={"a": [], "b": allow.same(), "c": allow.same().to("read")}, reassign="never"),
+            compiled(
+                allow.owner(), columns={"a": [], "b": allow.same(), "c": allow.same().to("read")}, reassign="never"
+            ),
             ["nobody may delete a row, because nobody may delete `a`, `c`"],
             id="columns that nobody may delete",
         ),
@@ -770,7 +824,10 @@ def test_nobody_may_delete_is_said_also_when_different_people_hold_the_columns()
     state = compiled(
         allow.owner(),
         EDITORS.to("read", "delete"),
-        columns={"a": [allow.owner().to("create", "update"), EDITORS.to("delete")], "b": allow.owner().to("create", "update", "delete")},
+        columns={
+            "a": [allow.owner().to("create", "update"), EDITORS.to("delete")],
+            "b": allow.owner().to("create", "update", "delete"),
+        },
         reassign="never",
     )
 
@@ -836,7 +893,9 @@ def test_what_only_columns_want_says_so() -> None:
 @pytest.mark.parametrize("table", ["t", "t" * 63, "ü" * 31])
 @pytest.mark.parametrize("column", ["c", "c" * 63, "ü" * 31])
 def test_every_name_fits(table: str, column: str) -> None:
-    state = compile(Rules(TableRules(table, allow.owner_defined_in(column), allow.owners_defined_in("editors")), role="app"))
+    state = compile(
+        Rules(TableRules(table, allow.owner_defined_in(column), allow.owners_defined_in("editors")), role="app")
+    )
     made = [each.name for each in state if isinstance(each, Check | Index | Policy | Trigger)]
 
     assert [name for name in made if len(name.encode()) > 63] == []
@@ -844,7 +903,12 @@ def test_every_name_fits(table: str, column: str) -> None:
 
 @pytest.mark.parametrize("table", ["t", "t" * 63])
 def test_long_columns_that_begin_alike_get_names_of_their_own(table: str) -> None:
-    state = compile(Rules(TableRules(table, allow.owner_defined_in("c" * 60 + "1"), allow.owner_defined_in("c" * 60 + "2")), role="app"))
+    state = compile(
+        Rules(
+            TableRules(table, allow.owner_defined_in("c" * 60 + "1"), allow.owner_defined_in("c" * 60 + "2")),
+            role="app",
+        )
+    )
     made = [each.name for each in state if isinstance(each, Check | Index)]
 
     assert len(set(made)) == 4
@@ -869,7 +933,12 @@ def test_indexes_of_one_schema_have_names_of_their_own(one: tuple[str, str], oth
 # --- always the same -------------------------------------------------------------------------------------------------
 
 TABLES = [
-    TableRules("todo", allow.owner(), EDITORS.to("read", "update"), columns={"secret": [], "owner": allow.same().to("read", "delete")}),
+    TableRules(
+        "todo",
+        allow.owner(),
+        EDITORS.to("read", "update"),
+        columns={"secret": [], "owner": allow.same().to("read", "delete")},
+    ),
     TableRules("country", Open(reason="reference data")),
     TableRules("crm.contact", allow.owner().identity_claim("email")),
     TableRules("audit", Unmanaged(reason="policies of its own")),
@@ -899,7 +968,15 @@ def test_a_table_without_rules_has_no_objects() -> None:
 SOME = st.lists(st.sampled_from(OPERATIONS), min_size=1, unique=True)
 RULES = st.builds(
     lambda rule, operations: rule.to(operations),
-    st.sampled_from([allow.owner(), allow.owner_defined_in("author"), EDITORS, allow.owner().identity_claim("email"), allow.owner().match("full")]),
+    st.sampled_from(
+        [
+            allow.owner(),
+            allow.owner_defined_in("author"),
+            EDITORS,
+            allow.owner().identity_claim("email"),
+            allow.owner().match("full"),
+        ]
+    ),
     SOME,
 )
 COLUMN_RULES = st.lists(RULES | st.builds(lambda operations: allow.same().to(operations), SOME), max_size=2)
@@ -909,7 +986,12 @@ COLUMN_RULES = st.lists(RULES | st.builds(lambda operations: allow.same().to(ope
 def tables(draw: st.DrawFn) -> TableRules:
     columns = draw(st.dictionaries(st.sampled_from(["owner", "title", "editors"]), COLUMN_RULES, max_size=2))
     try:
-        return TableRules("todo", *draw(st.lists(RULES, min_size=1, max_size=3)), columns=columns, reassign=draw(st.sampled_from(["plain", "never"])))
+        return TableRules(
+            "todo",
+            *draw(st.lists(RULES, min_size=1, max_size=3)),
+            columns=columns,
+            reassign=draw(st.sampled_from(["plain", "never"])),
+        )
     except RuleError:
         return TableRules("todo", allow.owner())
 
@@ -928,7 +1010,9 @@ def writers(policies: dict[str, Policy]) -> Iterator[NamesCaller]:
 
 def covers(one: NamesCaller, other: NamesCaller) -> bool:
     """Whether the one reaches every row that the other does."""
-    return (one.column, one.claim) == (other.column, other.claim) and set(one.spellings or ()) >= set(other.spellings or ())
+    return (one.column, one.claim) == (other.column, other.claim) and set(one.spellings or ()) >= set(
+        other.spellings or ()
+    )
 
 
 @settings(deadline=None, max_examples=300)

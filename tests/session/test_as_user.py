@@ -1,0 +1,381 @@
+"""Who is asking: told for one transaction, never to another, and never through a login that the rules do not bind."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+from psycopg.conninfo import make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+from rlskit import Identity, TableRules, allow, as_nobody, as_user, guard
+from rlskit.errors import (
+    BypassingRoleError,
+    IdentityConflictError,
+    MissingIdentityError,
+    RuntimeVersionError,
+    TransactionInProgressError,
+)
+from tests.support import ALICE, BOB, Database, full
+
+
+@pytest.fixture
+def todo(database: Database) -> Database:
+    database.execute("create table todo (id serial, content text)")
+    database.apply(TableRules("todo", allow.owner()))
+    return database
+
+
+@pytest.fixture(params=[False, True], ids=["", "autocommit"])
+def app(request: pytest.FixtureRequest, todo: Database) -> Any:
+    with todo.connect_as_app(autocommit=request.param) as conn:
+        yield conn
+
+
+def count(conn: psycopg.Connection[Any]) -> int:
+    row = conn.execute("select count(*) from todo").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_each_sees_their_own_and_nobody_sees_nothing(app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+        assert count(conn) == 1
+    with as_user(app, BOB) as conn:
+        assert count(conn) == 0
+    with as_nobody(app) as conn:
+        assert count(conn) == 0
+
+
+def test_it_commits_at_the_end_and_leaves_the_connection_idle(app: psycopg.Connection[Any], todo: Database) -> None:
+    with as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+
+    assert app.info.transaction_status == TransactionStatus.IDLE
+    assert todo.rows("select owner from todo") == [(full(ALICE),)]
+
+
+def test_an_error_rolls_back_and_goes_its_way(app: psycopg.Connection[Any], todo: Database) -> None:
+    with pytest.raises(ZeroDivisionError), as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+        raise ZeroDivisionError
+
+    assert app.info.transaction_status == TransactionStatus.IDLE
+    assert todo.rows("select count(*) from todo") == [(0,)]
+
+
+@pytest.mark.parametrize("how", ["committed", "rolled back", "failed"])
+def test_the_next_transaction_of_the_connection_knows_nobody(how: str, app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+    try:
+        with as_user(app, ALICE) as conn:
+            if how == "rolled back":
+                raise KeyError
+            if how == "failed":
+                conn.execute("select 1 / 0")
+    except (psycopg.errors.DivisionByZero, KeyError):
+        pass
+
+    assert count(app) == 0
+    assert app.execute("select current_setting('rlskit.sub', true)").fetchone() == ("",)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        app.execute("insert into todo (content) values ('nobody')")
+
+
+HALVES = {
+    "no username": {"rlskit.sub": "a1f0"},
+    "no sub": {"rlskit.username": "alice"},
+    "empty sub": {"rlskit.sub": "", "rlskit.username": "alice"},
+    "empty username": {"rlskit.sub": "a1f0", "rlskit.username": ""},
+    "both empty": {"rlskit.sub": "", "rlskit.username": ""},
+    "a username that spells a stored owner": {"rlskit.sub": "evil", "rlskit.username": "a1f0::alice"},
+    "a sub that spells a stored owner": {"rlskit.sub": "a1f0::alice", "rlskit.username": "evil"},
+    "a username that looks like another's sub": {
+        "rlskit.sub": "evil",
+        "rlskit.username": "0b0f2b1e-3c4d-4e5f-8a9b-0c1d2e3f4a5b",
+    },
+    "a control character": {"rlskit.sub": "a1f0", "rlskit.username": "alice\n"},
+    "over-long": {"rlskit.sub": "a1f0", "rlskit.username": "a" * 257},
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_an_identity_and_an_impossible_one_are_nobody(half: str, todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        for owner in (
+            "a1f0::alice",
+            "a1f0",
+            "alice",
+            "::",
+            "::alice",
+            "a1f0::",
+            "0b0f2b1e-3c4d-4e5f-8a9b-0c1d2e3f4a5b",
+            None,
+        ):
+            admin.execute("insert into todo (owner) values (%s)", [owner])
+    with todo.connect_as_app() as app:
+        for name, value in HALVES[half].items():
+            app.execute("select set_config(%s, %s, true)", [name, value])
+        assert count(app) == 0
+        assert app.execute("update todo set content = 'x'").rowcount == 0
+        assert app.execute("delete from todo").rowcount == 0
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("insert into todo (content) values ('x')")
+
+
+def test_a_username_that_is_ones_own_sub_is_somebody(todo: Database) -> None:
+    sub = "0b0f2b1e-3c4d-4e5f-8a9b-0c1d2e3f4a5b"
+    with todo.connect_as_app() as app, as_user(app, Identity(sub=sub, username=sub)) as conn:
+        assert conn.execute("insert into todo (content) values ('x') returning owner").fetchone() == (f"{sub}::{sub}",)
+
+
+def test_a_claim_needs_nothing_but_itself(database: Database) -> None:
+    database.execute("create table invoice (id int, payer text)")
+    database.apply(TableRules("invoice", allow.owner_defined_in("payer").identity_claim("email")))
+    with database.connect_as_app() as app:
+        with as_user(app, Identity(sub="x", claims={"email": "a@example.com"})) as conn:
+            assert conn.execute("insert into invoice (id) values (1) returning payer").fetchone() == ("a@example.com",)
+        for other in (
+            Identity(sub="x", username="y"),
+            Identity(sub="x", claims={"email": ""}),
+            Identity(sub="x", claims={"mail": "a@example.com"}),
+        ):
+            with as_user(app, other) as conn:
+                assert conn.execute("select * from invoice").fetchall() == []
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def test_none_is_refused(app: psycopg.Connection[Any]) -> None:
+    with pytest.raises(MissingIdentityError) as caught:
+        as_user(app, None)  # type: ignore[arg-type]
+
+    assert str(caught.value) == (
+        "`as_user` needs an Identity\nhint: for a guest write as_nobody(conn): nobody sees no rows, and gets no error"
+    )
+
+
+def test_a_connection_in_a_transaction_is_refused_and_left_as_it_is(todo: Database) -> None:
+    with todo.connect_as_app() as conn:
+        guard(conn)
+        conn.execute("select 1")
+        with pytest.raises(TransactionInProgressError) as caught, as_user(conn, ALICE):
+            pass
+        assert conn.info.transaction_status == TransactionStatus.INTRANS
+
+    assert caught.value.message == "the connection is already in a transaction"
+
+
+def test_another_identity_inside_is_refused_and_the_outer_one_stays(app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+        with pytest.raises(IdentityConflictError), as_user(app, BOB):
+            pass
+        with pytest.raises(IdentityConflictError), as_nobody(app):
+            pass
+        assert count(conn) == 1
+
+
+def test_the_same_identity_inside_is_a_savepoint(app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+        with pytest.raises(ZeroDivisionError), as_user(app, ALICE):
+            conn.execute("insert into todo (content) values ('bread')")
+            raise ZeroDivisionError
+        assert count(conn) == 1
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_the_drivers_own_end_of_the_transaction_is_refused_inside(ending: str, app: psycopg.Connection[Any]) -> None:
+    with pytest.raises(TransactionInProgressError) as caught, as_user(app, ALICE) as conn:
+        getattr(conn, ending)()
+
+    assert str(caught.value) == (
+        "the block's transaction cannot be ended inside it\n"
+        "hint: leave commit and rollback to the block: it commits at its end, and rolls back on an error"
+    )
+    app.rollback()
+
+
+def test_an_end_of_the_transaction_as_a_statement_is_told(todo: Database) -> None:
+    with todo.connect_as_app(autocommit=True) as app:
+        with pytest.raises(TransactionInProgressError) as caught, as_user(app, ALICE) as conn:
+            conn.execute("commit")
+            assert count(conn) == 0
+        assert app.info.transaction_status == TransactionStatus.IDLE
+
+    assert caught.value.message == "the block's transaction was ended inside it, and what came after had no identity"
+
+
+def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:
+    with pytest.raises(TypeError):
+        as_user(app, ALICE)(print)  # type: ignore[operator]
+
+
+def test_a_role_is_taken_on_for_the_transaction(database: Database) -> None:
+    group = f"{database.name}_group"
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"create role {group}")
+        admin.execute(f"grant {group} to {database.app}")
+    try:
+        database.apply()
+        with database.connect_as_app() as app:
+            with as_user(app, ALICE, role=group) as conn:
+                assert conn.execute("select current_user::text").fetchone() == (group,)
+            assert app.execute("select current_user::text").fetchone() == (database.app,)
+    finally:
+        with database.connect(autocommit=True) as admin:
+            admin.execute(f"drop role {group}")
+
+
+def test_a_role_that_cannot_be_taken_on_leaves_the_connection_idle(app: psycopg.Connection[Any]) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), as_user(app, ALICE, role="postgres"):
+        pass
+
+    assert app.info.transaction_status == TransactionStatus.IDLE
+
+
+# --- what the connection says holds --------------------------------------------------------------------
+
+
+def test_isolation_read_only_and_deferrable_hold(todo: Database) -> None:
+    with todo.connect_as_app() as app:
+        app.isolation_level = IsolationLevel.SERIALIZABLE
+        app.read_only = True
+        app.deferrable = True
+        with as_user(app, ALICE) as conn:
+            row = conn.execute(
+                "select current_setting('transaction_isolation'), current_setting('transaction_read_only'),"
+                " current_setting('transaction_deferrable')"
+            ).fetchone()
+
+    assert row == ("serializable", "on", "on")
+
+
+def test_any_row_factory_will_do(todo: Database) -> None:
+    with psycopg.connect(todo.app_dsn, row_factory=dict_row) as app, as_user(app, ALICE) as conn:
+        assert conn.execute("select 1 as one").fetchone() == {"one": 1}
+
+
+def test_the_identity_costs_no_round_trip_of_its_own(todo: Database) -> None:
+    with todo.connect_as_app() as app:
+        guard(app)
+        with round_trips(app) as plain, app.transaction():
+            app.execute("select 1")
+        with round_trips(app) as identified, as_user(app, ALICE) as conn:
+            conn.execute("select 1")
+
+    assert (plain, identified) == ([3], [3])
+
+
+@contextmanager
+def round_trips(conn: psycopg.Connection[Any]) -> Iterator[list[int]]:
+    """How often the client sent something and then waited for an answer, as libpq's own trace tells it."""
+    counted: list[int] = []
+    with tempfile.TemporaryFile("w+") as file:
+        conn.pgconn.trace(file.fileno())
+        yield counted
+        conn.pgconn.untrace()
+        file.seek(0)
+        directions = [line.split("\t")[1] for line in file if "\t" in line]
+    counted.append(sum(before == "F" and after == "B" for before, after in pairwise(directions)))
+
+
+def test_a_connection_is_forgotten_when_it_is_gone(todo: Database) -> None:
+    app = todo.connect_as_app()
+    with as_user(app, ALICE):
+        pass
+    app.close()
+    gone = weakref.ref(app)
+    del app
+    gc.collect()
+
+    assert gone() is None
+
+
+# --- the guard ---------------------------------------------------------------------------------------
+
+
+def test_a_superuser_is_refused(todo: Database) -> None:
+    with todo.connect() as conn:
+        with pytest.raises(BypassingRoleError) as caught, as_user(conn, ALICE):
+            pass
+        assert conn.info.transaction_status == TransactionStatus.IDLE
+
+    assert str(caught.value) == (
+        "login `postgres` is a superuser, so no rule binds it\n"
+        "hint: connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
+    )
+
+
+def test_a_superuser_that_plays_an_ordinary_role_is_refused_too(todo: Database) -> None:
+    with todo.connect() as conn:
+        conn.execute(f"set role {todo.app}")
+        conn.commit()
+        with pytest.raises(BypassingRoleError, match="is a superuser"):
+            guard(conn)
+
+
+def test_the_owner_of_a_table_is_refused(todo: Database) -> None:
+    with todo.connect_as_owner() as conn, pytest.raises(BypassingRoleError) as caught:
+        guard(conn)
+
+    assert (
+        caught.value.message
+        == f"login `{todo.owner}` owns table public.todo, or may become its owner, who can lift the rules"
+    )
+
+
+@pytest.mark.parametrize(("attribute", "message"), [("bypassrls", "has BYPASSRLS"), ("", "may become its owner")])
+def test_whoever_may_become_one_of_them_is_refused(attribute: str, message: str, todo: Database) -> None:
+    middle, login = f"{todo.name}_middle", f"{todo.name}_login"
+    top = f"{todo.name}_top" if attribute else todo.owner
+    with todo.connect(autocommit=True) as admin:
+        if attribute:
+            admin.execute(f"create role {top} {attribute}")
+        admin.execute(f"create role {middle}")
+        admin.execute(f"create role {login} login noinherit")
+        admin.execute(f"grant {top} to {middle}")
+        admin.execute(f"grant {middle} to {login}")
+    try:
+        with (
+            psycopg.connect(make_conninfo(todo.superuser_dsn, user=login)) as conn,
+            pytest.raises(BypassingRoleError, match=message),
+        ):
+            guard(conn)
+    finally:
+        with todo.connect(autocommit=True) as admin:
+            for role in (login, middle, *([top] if attribute else [])):
+                admin.execute(f"drop role {role}")
+
+
+def test_row_security_off_is_refused(todo: Database) -> None:
+    dsn = make_conninfo(todo.app_dsn, options="-c row_security=off")
+    with psycopg.connect(dsn) as conn, pytest.raises(BypassingRoleError, match="row_security = off"):
+        guard(conn)
+
+
+def test_a_database_without_the_runtime_is_refused(database: Database) -> None:
+    with database.connect_as_app() as conn, pytest.raises(RuntimeVersionError, match="no schema rlskit"):
+        guard(conn)
+
+
+def test_the_guard_looks_once_for_each_connection(todo: Database) -> None:
+    with todo.connect_as_app() as conn:
+        guard(conn)
+        with round_trips(conn) as counted:
+            guard(conn)
+
+    assert counted == [0]
