@@ -13,6 +13,7 @@ from psycopg.pq import TransactionStatus
 
 from rlskit.errors import PlanError
 from rlskit.steps import Step
+from rlskit.words import counted
 
 # Two applies at once would undo each other's work halfway; the number is rlskit's own, "rlsk" in ASCII.
 _ADVISORY_LOCK = 0x726C736B
@@ -64,7 +65,7 @@ def carry_out(
                     f"table `{table}`: {error.diag.message_primary}", hint="connect as the owner of the table"
                 ) from error
             if on_progress is not None:
-                on_progress(f"[{number} of {len(groups)}] {table or 'schema rlskit'}: {len(group)} steps")
+                on_progress(f"[{number} of {len(groups)}] {table or 'schema rlskit'}: {counted(len(group), 'step')}")
 
 
 def _run(conn: Connection[Any], steps: Iterable[Step]) -> None:

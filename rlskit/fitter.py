@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rlskit.catalog import Database, TableFacts
 from rlskit.errors import PlanError, UnknownColumnError, UnsupportedRuleError
-from rlskit.names import QualifiedName, did_you_mean, fitted
+from rlskit.names import QualifiedName, fitted
 from rlskit.state import (
     AllBut,
     AnyOf,
@@ -31,6 +31,7 @@ from rlskit.state import (
     Usage,
     WellFormed,
 )
+from rlskit.words import did_you_mean
 
 _FIT_TYPES = ("text", "character varying")
 

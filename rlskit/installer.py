@@ -11,6 +11,7 @@ from rlskit import applier, catalog, runtime
 from rlskit.errors import PlanError
 from rlskit.rules import Rules
 from rlskit.steps import Step, runtime_steps
+from rlskit.words import counted
 
 
 def installation(conn: Connection[Any]) -> tuple[Step, ...]:
@@ -42,7 +43,7 @@ def uninstall(conn: Connection[Any]) -> None:
         managed = sorted({each.table for each in catalog.read(conn, (), role="").state.objects if each.mark})
     if managed:
         raise PlanError(
-            f"{len(managed)} tables rest on the schema rlskit, among them `{managed[0]}`",
+            f"the schema rlskit is in use by {counted(len(managed), 'table')}, first `{managed[0]}`",
             hint="take the rules off first: rlskit uninstall --tables, which leaves the tables closed",
         )
     before = conn.autocommit

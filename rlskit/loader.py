@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlskit.errors import RuleError, RuleFileError
-from rlskit.names import did_you_mean
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
+from rlskit.words import did_you_mean
 
 _FILE_KEYS = ("role", "bypass_role", "schema", "match", "tables")
 _TABLE_KEYS = ("allow", "columns", "match", "schema", "reassign", "keep", "open", "unmanaged")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from hashlib import sha256
 
 from rlskit.errors import RuleError
@@ -35,14 +33,6 @@ def checked_name(name: object, what: str) -> str:
             hint="shorten the name: PostgreSQL would cut it, and a cut name is another one",
         )
     return name
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``did you mean `x`?`` for the nearest of ``known``, or the list of them."""
-    known = list(known)
-    if near := get_close_matches(word, known, n=1, cutoff=0.6):
-        return f"did you mean `{near[0]}`?"
-    return "known: " + ", ".join(f"`{each}`" for each in known) if known else ""
 
 
 def fitted(name: str) -> str:

@@ -16,6 +16,7 @@ from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
 from rlskit.state import Check, Column, Policy, State
 from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_steps
+from rlskit.words import counted
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
             case Check(table=table, validated=False) if step.after.column in made.database.tables[table].columns:
                 if rows := cursor.execute(ddl.count_of(table, step.after.expression)).fetchone():
                     raise PlanError(
-                        f"{rows} rows of table `{table}` have an empty name in column `{step.after.column}`",
+                        f"there {'is' if rows == 1 else 'are'} {counted(rows, 'row')} in table `{table}` with an empty name in column `{step.after.column}`",
                         hint="an empty name would be nobody's: set it to NULL, or to the owner's name, and plan again",
                     )
         yield step
@@ -276,15 +277,11 @@ def _story(made: Plan) -> Iterator[str]:
     for foreign in made.foreign:
         yield f"{foreign.table}: {foreign.text}"
     if made.conforms:
-        yield f"The database does what the rules say: {_counted(len(rules), 'table')}, nothing to do."
+        yield f"The database does what the rules say: {counted(len(rules), 'table')}, nothing to do."
     else:
         tables = {step.table for step in made.steps if step.table}
-        yield f"{_counted(len(tables), 'table')}, {_counted(len(made.steps), 'step')}. Nothing was changed."
+        yield f"{counted(len(tables), 'table')}, {counted(len(made.steps), 'step')}. Nothing was changed."
     if made.undoing:
         yield "The rules are not in force while something lets the role past them."
     if made.compared == "mark":
         yield "Policies were compared by the digests in their comments: this login may not create temporary tables here."
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

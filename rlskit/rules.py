@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from rlskit.errors import RuleError
-from rlskit.names import QualifiedName, checked_name, did_you_mean
+from rlskit.names import QualifiedName, checked_name
+from rlskit.words import did_you_mean
 
 Operation: TypeAlias = Literal["create", "read", "update", "delete"]
 Spelling: TypeAlias = Literal["full", "sub", "username"]

@@ -17,6 +17,7 @@ from alembic import command
 from alembic.config import CommandLine, Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from psycopg import Connection
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import LockNotAvailable
 from psycopg.pq import TransactionStatus
@@ -389,6 +390,36 @@ def test_sql_output_holds_the_upgrade_files_to_the_letter(database: Database):
 
 def test_upgrade_files_leave_the_transaction_and_the_version_to_whoever_runs_them():
     for each in files():
-        text = each.read_text()
+        text = each.read_text(encoding="utf-8")
         assert not re.search(r"^\s*(begin|commit|rollback);", text, re.MULTILINE)
         assert not re.search(r"(insert into|update|delete from) rlskit\.version", text)
+
+
+def test_what_the_readme_tells_a_dba_to_run_says_what_it_promises(database: Database):
+    runtime_by_psql(database)
+    database.execute(
+        POLICY,
+        "call rlskit.mark('notes', 'mine', 'digest')",
+        "alter table notes enable row level security",
+        "insert into notes values ('a1f0::alice'), ('alice'), ('b2e1::bob')",
+        f"grant select on notes to {database.app}",
+    )
+    readme = (runtime.directory() / "README.md").read_text(encoding="utf-8")
+    act, check = re.findall(r"^```sql\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    with database.connect(autocommit=True) as conn:
+        *_, identities, notes, _ = results(conn, act.replace("role app;", f"role {database.app};"))
+        version, tables, policies, login = results(conn, check.replace("'app'", f"'{database.app}'"))
+    assert identities == [(["a1f0::alice", "a1f0", "alice"],)]
+    assert notes == [("a1f0::alice",), ("alice",)]
+    assert version == [(runtime.version(),)]
+    assert tables == [("notes", True, False)]
+    assert [each[:2] for each in policies] == [("notes", "mine")]
+    assert login == [(database.app, False, False, False)]
+
+
+def results(conn: Connection[Any], script: str) -> list[list[tuple[Any, ...]]]:
+    cursor = conn.execute(script.encode())
+    found = [cursor.fetchall() if cursor.description else []]
+    while cursor.nextset():
+        found.append(cursor.fetchall() if cursor.description else [])
+    return found

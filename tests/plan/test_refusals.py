@@ -191,7 +191,7 @@ def test_rows_with_an_empty_owner_are_counted_and_refused(database: Database) ->
         database.plan(TableRules("todo", allow.owner()))
 
     assert str(caught.value) == (
-        "2 rows of table `public.todo` have an empty name in column `owner`\n"
+        "there are 2 rows in table `public.todo` with an empty name in column `owner`\n"
         "hint: an empty name would be nobody's: set it to NULL, or to the owner's name, and plan again"
     )
 

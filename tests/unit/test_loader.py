@@ -38,6 +38,7 @@ status = [{ owner = "owner" }, { owners = "editors", to = "read" }]
 [tables.todo.keep]
 "policy auditors" = "the auditors read everything"
 "privilege of reporting" = "nightly reports"
+"view app.totals" = "sums of all rows"
 
 [tables."crm.contact"]
 match = "full"
@@ -70,7 +71,11 @@ EVERY_WORD = Rules(
             "secret": [],
             "status": [allow.owner(), allow.owners_defined_in("editors").to("read")],
         },
-        keep={"policy auditors": "the auditors read everything", "privilege of reporting": "nightly reports"},
+        keep={
+            "policy auditors": "the auditors read everything",
+            "privilege of reporting": "nightly reports",
+            "view app.totals": "sums of all rows",
+        },
     ),
     TableRules("crm.contact", allow.owner(), match="full"),
     TableRules("to.do", allow.owners_defined_in("owners"), schema="old", match=["full", "sub"]),
@@ -642,7 +647,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str | None, str | None, str, str]] = [
         "todo",
         "keep",
         "table `todo`: `keep` does not know `auditors`",
-        "write `policy NAME` or `privilege of ROLE`",
+        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
     ),
     (
         "keep without a reason",
@@ -1026,11 +1031,9 @@ def test_a_table_is_no_list(source: dict[str, Any]) -> None:
     [
         pytest.param(lambda key: {key: 1, "role": "app"}, id="the file"),
         pytest.param(lambda key: {"role": "app", "tables": {key: {"allow": {"owner": "o"}}}}, id="tables"),
-        pytest.param(lambda key: table(**{"allow": {"owner": "o"}, "columns": {key: []}}), id="columns"),
-        pytest.param(
-            lambda key: table(**{"allow": {"owner": "o"}, "columns": {key: [], "a": []}}), id="columns, beside another"
-        ),
-        pytest.param(lambda key: table(**{"allow": {"owner": "o"}, "keep": {key: "x"}}), id="keep"),
+        pytest.param(lambda key: table(allow={"owner": "o"}, columns={key: []}), id="columns"),
+        pytest.param(lambda key: table(allow={"owner": "o"}, columns={key: [], "a": []}), id="columns, beside another"),
+        pytest.param(lambda key: table(allow={"owner": "o"}, keep={key: "x"}), id="keep"),
         pytest.param(lambda key: table(allow=[{key: "o"}]), id="a rule"),
     ],
 )
@@ -1053,22 +1056,29 @@ SCALARS = (
 )
 WORDS = st.sampled_from(
     [
-        "owner",
-        "owners",
-        "read",
-        "create",
-        "update",
-        "delete",
-        "list",
-        "full",
-        "sub",
-        "username",
-        "any",
-        "app.todo",
-        "a.b.c",
-        "public",
+        *[
+            "owner",
+            "owners",
+            "read",
+            "create",
+            "update",
+            "delete",
+            "list",
+            "full",
+            "sub",
+            "username",
+            "any",
+            "app.todo",
+            "a.b.c",
+            "public",
+            "email",
+            "a::b",
+            "sub::username",
+            "never",
+            "plain",
+        ],
+        *("policy a", "privilege of b", "", "x" * 64),
     ]
-    + ["email", "a::b", "sub::username", "never", "plain", "policy a", "privilege of b", "", "x" * 64]
 )
 JUNK = st.recursive(
     SCALARS | WORDS,
@@ -1135,11 +1145,11 @@ FILE = keys(
 @example(content={"role": "app", "tables": {"todo": {"allow": [{"owner": "owner", "to": [["read"]]}]}}})
 def test_whatever_stands_in_a_file_is_rules_or_a_mistake(content: dict[str, Any]) -> None:
     try:
-        rules = load(content)
+        outcome = str(type(load(content)))
     except RuleFileError as error:
-        assert str(error).startswith("the mapping: ")
-    else:
-        assert isinstance(rules, Rules)
+        outcome = str(error)
+
+    assert outcome.startswith(("<class 'rlskit.rules.Rules'>", "the mapping: "))
 
 
 def test_the_fuzz_reaches_both_ends() -> None:

@@ -668,9 +668,17 @@ def test_a_row_may_be_given_away_unless_the_rules_say_never() -> None:
 
 
 def test_kept_objects_have_reasons() -> None:
-    rules = TableRules("todo", allow.owner(), keep={"privilege of reporting": "reports", "policy auditors": "audits"})
+    rules = TableRules(
+        "todo",
+        allow.owner(),
+        keep={"view app.totals": "sums", "privilege of reporting": "reports", "policy auditors": "audits"},
+    )
 
-    assert rules.keep == (("policy auditors", "audits"), ("privilege of reporting", "reports"))
+    assert rules.keep == (
+        ("policy auditors", "audits"),
+        ("privilege of reporting", "reports"),
+        ("view app.totals", "sums"),
+    )
 
 
 def test_rules_without_a_name_have_no_table() -> None:
@@ -843,13 +851,13 @@ WRONG_TABLES = [
     pytest.param(
         lambda: TableRules("todo", allow.owner(), keep={"auditors": "audits"}),
         "table `todo`: `keep` does not know `auditors`",
-        "write `policy NAME` or `privilege of ROLE`",
+        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
         id="keep what",
     ),
     pytest.param(
         lambda: TableRules("todo", allow.owner(), keep={"privilege reporting": "reports"}),
         "table `todo`: `keep` does not know `privilege reporting`",
-        "write `policy NAME` or `privilege of ROLE`",
+        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
         id="keep whose privilege",
     ),
 ]

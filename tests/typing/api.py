@@ -1,0 +1,154 @@
+"""The public API in user code, as `mypy --strict` sees it; nothing here is run.
+
+What must not type-check bears the `type: ignore` that names the mistake: mypy complains when it is no mistake any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_type
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
+
+import rlskit
+from rlskit import Identity, Open, Plan, Rule, Rules, TableRules, Unmanaged, allow
+from rlskit.state import State
+from rlskit.steps import Step
+
+
+@dataclass
+class Todo:
+    """What an application makes of a row."""
+
+    content: str
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def rules_are_written() -> Rules:
+    assert_type(allow.owner(), Rule)
+    assert_type(allow.owner_defined_in("author"), Rule)
+    assert_type(allow.owners_defined_in("editors").to("read", "update"), Rule)
+    assert_type(allow.owner().to(["create", "read"]).match("full", "sub"), Rule)
+    assert_type(allow.owner().identity_claim("email"), Rule)
+    todo = TableRules(
+        "todo",
+        allow.owner(),
+        allow.owners_defined_in("editors").to("read"),
+        columns={"owner": allow.same().to("read", "delete"), "secret": [], "title": [allow.same()]},
+        match=["full", "sub"],
+        schema="app",
+        reassign="never",
+        keep={"policy auditors": "the auditors read everything"},
+    )
+    country = TableRules("country", Open(reason="reference data", to=("read", "update")))
+    audit = TableRules("audit", Unmanaged(reason="policies of its own"))
+    model = TableRules(allow.owner())
+    assert_type(model, TableRules)
+    rules = Rules(todo, country, audit, role="app_user", bypass_role="support", schema="app")
+    assert_type(rules.tables, tuple[TableRules, ...])
+    assert_type(rules.bypass_role, str | None)
+    return rules
+
+
+def columns_may_come_from_elsewhere(narrow: Mapping[str, Rule], wide: dict[str, list[Rule]]) -> Sequence[TableRules]:
+    return [TableRules("todo", allow.owner(), columns=narrow), TableRules("post", allow.owner(), columns=wide)]
+
+
+def mistakes_in_rules() -> None:
+    allow.owner().to("select")  # type: ignore[arg-type]
+    allow.owner_defined_in(3)  # type: ignore[arg-type]
+    TableRules("todo", allow.owner, columns={"title": []})  # type: ignore[arg-type]
+    TableRules("todo", allow.owner(), reassign="nevr")  # type: ignore[arg-type]
+    TableRules("todo", allow.owner(), columns={"title": "read"})  # type: ignore[dict-item]
+    Open(to=("read",))  # type: ignore[call-arg]
+    Open("reference data")  # type: ignore[call-arg]
+    Rules(TableRules("todo", allow.owner()))  # type: ignore[call-arg]
+    Rules("todo", role="app_user")  # type: ignore[arg-type]
+
+
+def rules_do_not_change(rules: Rules, rule: Rule) -> None:
+    rules.role = "mallory"  # type: ignore[misc]
+    rule.operations = ("read",)  # type: ignore[misc]
+
+
+# --- load, compile, sql, plan ----------------------------------------------------------------------------------------
+
+
+def rules_are_loaded(settings: dict[str, object]) -> None:
+    assert_type(rlskit.load("rlskit.toml"), Rules)
+    assert_type(rlskit.load(Path("pyproject.toml")), Rules)
+    assert_type(rlskit.load("shop.access:rules"), Rules)
+    assert_type(rlskit.load(settings), Rules)
+    rlskit.load(None)  # type: ignore[arg-type]
+
+
+def rules_become_sql(rules: Rules) -> None:
+    assert_type(rlskit.compile(rules), State)
+    assert_type(rlskit.sql(rules), str)
+
+
+def a_plan_is_read_and_applied(conn: Connection[DictRow], rules: Rules) -> None:
+    plan = rlskit.plan(conn, rules)
+    assert_type(plan, Plan)
+    assert_type(plan[0], Step)
+    assert_type(plan[:3], Sequence[Step])
+    assert_type([step.says for step in plan], list[str])
+    assert_type(plan.conforms, bool)
+    assert_type(plan.compared, Literal["twin", "mark"])
+    assert_type(plan.sql(), str)
+    plan.apply(conn, lock_timeout=10, prune_foreign=True, on_progress=print)
+    if not plan:
+        return
+
+
+# --- as_user ---------------------------------------------------------------------------------------------------------
+
+
+def a_user_asks(dsn: str) -> None:
+    """The connection comes out of the block as it went in: with the type of its rows."""
+    alice = Identity(sub="5d1c", username="alice", claims={"email": "alice@example.org"})
+    assert_type(alice.username, str | None)
+    assert_type(alice.settings(), dict[str, str])
+    with psycopg.connect(dsn) as conn, rlskit.as_user(conn, alice) as inside:
+        assert_type(inside, Connection[TupleRow])
+        assert_type(inside.execute("select 1").fetchone(), tuple[Any, ...] | None)
+    with (
+        psycopg.connect(dsn, row_factory=dict_row) as by_name,
+        rlskit.as_user(by_name, alice, role="app_user") as inside_dict,
+    ):
+        assert_type(inside_dict, Connection[dict[str, Any]])
+        assert_type(inside_dict.execute("select 1 as one").fetchone(), dict[str, Any] | None)
+    with psycopg.connect(dsn, row_factory=class_row(Todo)) as todos, rlskit.as_user(todos, alice) as inside_class:
+        assert_type(inside_class, Connection[Todo])
+        assert_type(inside_class.execute("select content from todo").fetchall(), list[Todo])
+
+
+def nobody_asks(dsn: str) -> list[int]:
+    """The same, and its value may be returned from inside the block."""
+    with psycopg.Connection[int].connect(dsn, row_factory=scalar_row) as conn:
+        rlskit.guard(conn)
+        with rlskit.as_nobody(conn) as inside:
+            assert_type(inside, Connection[int])
+            return inside.execute("select 1").fetchall()
+
+
+def one_row(conn: Connection[Todo], alice: Identity) -> Todo | None:
+    """A function that returns from inside the block alone needs no return after it."""
+    with rlskit.as_user(conn, alice) as inside:
+        return inside.execute("select content from todo").fetchone()
+
+
+def mistakes_in_asking(conn: Connection[TupleRow], alice: Identity) -> None:
+    rlskit.as_user(conn, None)  # type: ignore[arg-type]
+    rlskit.as_user(conn, "alice")  # type: ignore[arg-type]
+    rlskit.as_user(alice, conn)  # type: ignore[arg-type]
+    rlskit.as_user(conn, alice, "app_user")  # type: ignore[call-arg]
+    Identity("5d1c")  # type: ignore[call-arg]
+    alice.sub = "mallory"  # type: ignore[misc]
+    alice.claims["email"] = "bob@example.org"  # type: ignore[index]
