@@ -46,7 +46,7 @@ def carry_out(
     ]
     with _autocommit(conn), _alone(conn):
         for number, group in enumerate(groups, 1):
-            table = group[0].table
+            place = f"table `{group[0].table}`" if group[0].table else "the schema rlskit"
             try:
                 if group[0].phase == "table":
                     with conn.transaction():
@@ -57,15 +57,17 @@ def carry_out(
                     _run(conn, group)
             except LockNotAvailable as error:
                 raise PlanError(
-                    f"no lock on table `{table}` within {lock_timeout:g} seconds",
+                    f"no lock on {place} within {lock_timeout:g} seconds",
                     hint="others are at work on it: apply again, or with a longer --lock-timeout; what was done so far stays",
                 ) from error
             except InsufficientPrivilege as error:
                 raise PlanError(
-                    f"table `{table}`: {error.diag.message_primary}", hint="connect as the owner of the table"
+                    f"{place}: {error.diag.message_primary}", hint="connect as its owner, or let a DBA run it"
                 ) from error
             if on_progress is not None:
-                on_progress(f"[{number} of {len(groups)}] {table or 'schema rlskit'}: {counted(len(group), 'step')}")
+                on_progress(
+                    f"[{number} of {len(groups)}] {group[0].table or 'schema rlskit'}: {counted(len(group), 'step')}"
+                )
 
 
 def _run(conn: Connection[Any], steps: Iterable[Step]) -> None:
@@ -104,5 +106,6 @@ def _alone(conn: Connection[Any]) -> Iterator[None]:
         yield
     finally:
         if not conn.closed:
+            conn.rollback()  # a file that brings its own BEGIN may have failed inside it
             conn.execute("reset lock_timeout")
             conn.execute("select pg_advisory_unlock(%s)", [_ADVISORY_LOCK])

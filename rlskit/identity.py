@@ -12,6 +12,7 @@ from rlskit.errors import InvalidIdentityError
 
 MAX_LENGTH = 256  # characters; the same limit stands in sql/runtime.sql
 
+_MEETING = "joined by `::` it could spell another user's name"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOKS_LIKE_SUB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -24,8 +25,8 @@ class Identity:
     text. A rule compares only what it needs: the spellings of an owner need both ``sub`` and ``username``, a claim rule its claim.
     Whoever lacks it, or has it empty, is nobody to that rule.
 
-    Raises InvalidIdentityError for a value that is empty, longer than 256 characters, holds a control character or, in ``sub`` and
-    ``username``, ``::``; and for a username that looks like a sub (a UUID) without being one's own. The database refuses the same.
+    Raises InvalidIdentityError for a ``sub`` or ``username`` that is empty, longer than 256 characters, holds a control character or ``::``,
+    or has a ``:`` where the two meet; and for a username that looks like a sub (a UUID) without being one's own. The database refuses the same.
     """
 
     sub: str
@@ -34,8 +35,12 @@ class Identity:
 
     def __post_init__(self) -> None:
         _check("sub", self.sub)
+        if self.sub.endswith(":"):
+            raise InvalidIdentityError("`sub` ends with `:`", hint=_MEETING)
         if self.username is not None:
             _check("username", self.username)
+            if self.username.startswith(":"):
+                raise InvalidIdentityError("`username` begins with `:`", hint=_MEETING)
             if self.username != self.sub and _LOOKS_LIKE_SUB.fullmatch(self.username):
                 raise InvalidIdentityError(
                     "`username` looks like a sub and is not the user's own",

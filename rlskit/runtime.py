@@ -49,6 +49,12 @@ def upgrades() -> dict[str, str]:
     return {path.name[:4]: f"upgrade/{path.name}" for path in sorted((directory() / "upgrade").glob("[0-9]*.sql"))}
 
 
+def upgrade(found: str) -> str:
+    """One transaction that brings a database from version ``found`` to the present one, and says so in ``rlskit.version``."""
+    newer = [script(name) for number, name in upgrades().items() if number > found]
+    return "\n".join(["begin;", *newer, f"update rlskit.version set version_num = '{version()}';", "commit;"])  # noqa: S608
+
+
 def version() -> str:
     """The version of the runtime that this package ships and needs."""
     return max(upgrades())

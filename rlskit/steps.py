@@ -74,19 +74,15 @@ def runtime_steps(database: Database) -> Iterator[Step]:
         )
     changed = [name for name, function in runtime.functions().items() if database.functions.get(name) != function]
     if found is None:
-        says, why, scripts = (
-            f"install the schema rlskit, version {shipped}",
-            "policies and defaults rest on its functions",
-            ["runtime.sql"],
-        )
+        says, why = f"install the schema rlskit, version {shipped}", "policies and defaults rest on its functions"
     elif found < shipped:
         says, why = f"upgrade the schema rlskit from version {found} to {shipped}", ""
-        scripts = [name for number, name in runtime.upgrades().items() if number > found]
     elif changed:
-        says, why, scripts = "restore the schema rlskit", f"changed: {', '.join(sorted(changed))}", ["runtime.sql"]
+        says, why = "restore the schema rlskit", f"changed: {', '.join(sorted(changed))}"
     else:
         return
-    yield Step("runtime", None, None, None, says, why, None, tuple(runtime.script(each) for each in scripts))
+    script = runtime.upgrade(found) if found is not None and found < shipped else runtime.script("runtime.sql")
+    yield Step("runtime", None, None, None, says, why, None, (script,))
 
 
 def table_steps(database: Database, wanted: State, normal: State) -> Iterator[Step]:

@@ -9,7 +9,14 @@
 --   rlskit.claims     further claims, a JSON object of texts
 -- After such a transaction a setting reads '' and not NULL; here both mean: not set.
 
-create schema if not exists rlskit;
+-- Not "if not exists": that asks for the right to create one even where a DBA has made it.
+do $$
+begin
+  if to_regnamespace('rlskit') is null then
+    create schema rlskit;
+  end if;
+end
+$$;
 comment on schema rlskit is 'rlskit: row-level security from owner rules';
 
 -- The functions tell a caller nothing but what the caller's own settings say.
@@ -21,6 +28,7 @@ create table if not exists rlskit.version (
   version_num varchar(32) not null,
   constraint version_pkc primary key (version_num)
 );
+revoke all on rlskit.version from public;
 grant select on rlskit.version to public;
 
 -- One claim of the caller, or NULL where it is missing or could be taken for somebody else's.
@@ -38,8 +46,11 @@ begin
     return nullif(value, '');
   end if;
   value := case name when 'sub' then sub else nullif(current_setting('rlskit.username', true), '') end;
-  -- '::' separates the two parts of an owner's name, so it may stand in neither.
-  if value ~ '::|[[:cntrl:]]' or length(value) > 256 then
+  -- '::' separates the two parts of an owner's name, so it may neither stand in one of them nor arise where they meet.
+  if value ~ '::|[[:cntrl:]]|^[[:space:]]*$' or length(value) > 256 then
+    return null;
+  end if;
+  if name = 'sub' and value like '%:' or name = 'username' and value like ':%' then
     return null;
   end if;
   -- A username is chosen by its user; one that looks like a sub must be the user's own.
@@ -91,7 +102,7 @@ declare
   everything text[] := rlskit.identities();
 begin
   return (
-    select array_agg(everything[position])
+    select array_agg(everything[position] order by position)
     from unnest(array['full', 'sub', 'username']) with ordinality as known(spelling, position)
     where spelling = any (spellings) and everything is not null
   );
@@ -172,3 +183,5 @@ end
 $rlskit$;
 comment on procedure rlskit.mark(regclass, name, text) is 'marks a policy as managed by rlskit';
 
+-- Whatever the default privileges of this database say.
+grant execute on all routines in schema rlskit to public;

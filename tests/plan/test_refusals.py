@@ -338,6 +338,6 @@ def test_what_only_narrows_is_told_and_left(todo: Database) -> None:
 
     assert sorted(each.text for each in todo.plan(RULES).foreign) == [
         f"the permissive policy `auditors` is not rlskit's; it is not for `{todo.app}`",
-        f"the restrictive policy `office_hours` is not rlskit's; it narrows the rules",
+        "the restrictive policy `office_hours` is not rlskit's; it narrows the rules",
         "the trigger `audit` is not rlskit's; it may change rows after the rules have let them pass",
     ]

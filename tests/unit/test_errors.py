@@ -6,13 +6,17 @@ import inspect
 import pickle
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from rlskit import errors
 from rlskit.errors import RlskitError, RuleFileError
 
-CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == errors.__name__]
+CLASSES = cast(
+    list[type[RlskitError]],
+    [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == errors.__name__],
+)
 
 
 def made(kind: type[RlskitError], message: str = "no way", hint: str = "") -> RlskitError:
@@ -22,7 +26,7 @@ def made(kind: type[RlskitError], message: str = "no way", hint: str = "") -> Rl
 def drawn() -> Iterator[tuple[str, str | None, str | None, str]]:
     """The lines of the drawing: name, name of the parent, built-in base, code (empty for the root)."""
     above: list[str] = []
-    for line in inspect.getdoc(errors).splitlines():
+    for line in (inspect.getdoc(errors) or "").splitlines():
         if found := re.fullmatch(
             r"    (?P<branch>[│├└─ ]*)(?P<name>\w+)(?: \((?P<base>\w+)\))? +(?P<rest>[E.].*)", line
         ):

@@ -244,7 +244,7 @@ def test_a_refusal_is_an_identity_error_and_a_value_error() -> None:
 
 def test_identity_takes_no_positional_arguments() -> None:
     with pytest.raises(TypeError):
-        Identity(SUB)  # type: ignore[misc]
+        Identity(SUB)  # type: ignore[call-arg]
 
 
 # --- a value ---------------------------------------------------------------------------------------------------------

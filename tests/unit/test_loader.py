@@ -1112,8 +1112,8 @@ RULE = st.one_of(
     keys({"owners": mostly(st.just("editors"))}, {"to": OPERATIONS}),
 )
 COLUMN_RULE = keys({}, {"to": OPERATIONS}) | RULE
-REASON = mostly(st.just("reference data"))
-KEEP = mostly(st.dictionaries(mostly(st.sampled_from(["policy a", "privilege of b"])).map(str), REASON, max_size=2))
+WHY = mostly(st.just("reference data"))
+KEEP = mostly(st.dictionaries(mostly(st.sampled_from(["policy a", "privilege of b"])).map(str), WHY, max_size=2))
 TABLE = st.one_of(
     keys(
         {"allow": mostly(st.lists(RULE, min_size=1, max_size=2))},
@@ -1124,8 +1124,8 @@ TABLE = st.one_of(
             "keep": KEEP,
         },
     ),
-    keys({"open": keys({"reason": REASON}, {"to": OPERATIONS})}, {"keep": KEEP}),
-    keys({"unmanaged": keys({"reason": REASON}, {})}, {"schema": mostly(st.just("crm"))}),
+    keys({"open": keys({"reason": WHY}, {"to": OPERATIONS})}, {"keep": KEEP}),
+    keys({"unmanaged": keys({"reason": WHY}, {})}, {"schema": mostly(st.just("crm"))}),
 )
 FILE = keys(
     {"role": mostly(st.just("app_user"))},
