@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rlskit.errors import UnsupportedRuleError
 from rlskit.names import QualifiedName, fitted
-from rlskit.rules import Open, Operation, Rule, Rules, TableRules, Unmanaged
+from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged
 from rlskit.state import (
     Advice,
     AllBut,
@@ -35,6 +35,7 @@ from rlskit.state import (
     Usage,
     WellFormed,
 )
+from rlskit.vocabulary import Operation
 
 # The two vocabularies, and the only place where one is turned into the other.
 COMMAND_OF: dict[Operation, Command] = {"create": "insert", "read": "select", "update": "update", "delete": "delete"}

@@ -43,6 +43,19 @@ def text(composable: Composable) -> str:
     return composable.as_string(None)
 
 
+def comment(words: object) -> str:
+    """A comment of one line, whatever stands in a name."""
+    return "-- " + " ".join(str(words).splitlines())
+
+
+def block(body: str) -> str:
+    """A ``do`` block around ``body``, quoted so that nothing in it ends the quotes."""
+    tag, number = "$rlskit$", 0
+    while tag in body:
+        tag, number = f"$rlskit{number}$", number + 1
+    return f"do {tag}\n{body}\n{tag}"
+
+
 def qualified(name: QualifiedName) -> Identifier:
     """The quoted name with its schema."""
     return Identifier(name.schema, name.name)

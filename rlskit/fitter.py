@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from rlskit.catalog import Database, TableFacts
 from rlskit.errors import PlanError, UnknownColumnError, UnsupportedRuleError
+from rlskit.facts import Database, TableFacts
 from rlskit.names import QualifiedName, fitted
 from rlskit.state import (
     AllBut,

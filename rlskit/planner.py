@@ -10,8 +10,8 @@ from psycopg import Connection
 from psycopg.rows import scalar_row
 
 from rlskit import applier, catalog, compiler, ddl, fitter, normalizer
-from rlskit.catalog import Database, Foreign
 from rlskit.errors import ForeignObjectError, PlanError, RuleError, StalePlanError
+from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
 from rlskit.state import Check, Column, Policy, State
@@ -70,7 +70,7 @@ class Plan(Sequence[Step]):
         """The statements as one script for ``psql -v ON_ERROR_STOP=1``, one transaction a table."""
         parts = []
         for table, steps in self.by_table().items():
-            parts.append(f"-- {table or 'the schema rlskit'}")
+            parts.append(ddl.comment(table or "the schema rlskit"))
             for phase in PHASES:
                 statements = [
                     f"{statement.rstrip()}".rstrip(";") + ";"

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 from rlskit.errors import RuleError
 from rlskit.names import QualifiedName, checked_name
+from rlskit.vocabulary import (
+    OPERATIONS,
+    REASSIGN,
+    SPELLINGS,
+    Operation,
+    Reassign,
+    Spelling,
+    checked_match,
+    checked_operations,
+    flat,
+    unknown_strategy,
+)
 from rlskit.words import did_you_mean
-
-Operation: TypeAlias = Literal["create", "read", "update", "delete"]
-Spelling: TypeAlias = Literal["full", "sub", "username"]
-Reassign: TypeAlias = Literal["plain", "never"]
-
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
-SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
-REASSIGN: tuple[Reassign, ...] = get_args(Reassign)
-
-# Words that people bring along, and the word that rlskit has for the same thing.
-_GUESSED_OPERATIONS = {
-    "select": "read",
-    "insert": "create",
-    "write": "update",
-    "remove": "delete",
-    "all": "leave `.to()` out",
-}
-_PARTS_OF_READ = {"get", "list", "sync", "listen", "search"}
-_GUESSED_STRATEGIES = {
-    "owners": 'allow.owners_defined_in("owners")',
-    "ownerDefinedIn": "allow.owner_defined_in(column)",
-    "ownersDefinedIn": "allow.owners_defined_in(column)",
-    "identityClaim": "allow.owner().identity_claim(claim)",
-}
-_OTHER_STRATEGIES = {
-    *("group", "groups", "group_defined_in", "groups_defined_in", "groupDefinedIn", "groupsDefinedIn"),
-    *("guest", "authenticated", "private", "public", "public_api_key", "publicApiKey", "custom", "resource"),
-}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,7 +41,7 @@ class Rule:
         """Narrow the rule to these operations, given one by one or as a list. Raises RuleError."""
         if self.operations != OPERATIONS:
             raise RuleError(f"`{self}` already says its operations", hint="put them all into one `.to(…)`")
-        return replace(self, operations=_checked_operations(_flat(operations)))
+        return replace(self, operations=checked_operations(flat(operations)))
 
     def identity_claim(self, claim: str) -> Rule:
         """Compare and store this claim alone, instead of sub and username.
@@ -94,7 +78,7 @@ class Rule:
             raise RuleError("`allow.same()` takes the spellings of the table's rules", hint="put `match` on the table")
         if self.claim is not None:
             raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
-        return replace(self, spellings=checked_match(_flat(spellings)))
+        return replace(self, spellings=checked_match(flat(spellings)))
 
     @property
     def person(self) -> tuple[str | None, str | None, tuple[Spelling, ...] | None]:
@@ -142,15 +126,7 @@ class _Allow:
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in _GUESSED_STRATEGIES:
-            raise RuleError(f"there is no `allow.{name}`", hint=f"write `{_GUESSED_STRATEGIES[name]}`")
-        if name in _OTHER_STRATEGIES:
-            raise RuleError(
-                f"`allow.{name}` is not an owner rule, and rlskit has owner and multi-owner rules only",
-                hint="for rows that everyone with the role may reach, write `Open(reason=…)`; groups need policies of your own",
-            )
-        known = ("owner", "owner_defined_in", "owners_defined_in", "same")
-        raise RuleError(f"there is no `allow.{name}`", hint=did_you_mean(name, known))
+        raise unknown_strategy(name)
 
     def __repr__(self) -> str:
         return "allow"
@@ -171,7 +147,7 @@ class Open:
 
     def __post_init__(self) -> None:
         _require_reason("Open", self.reason)
-        object.__setattr__(self, "to", _checked_operations(_flat((self.to,))))
+        object.__setattr__(self, "to", checked_operations(flat((self.to,))))
 
     def __str__(self) -> str:
         return f"open to {', '.join(self.to)}: {self.reason}"
@@ -230,7 +206,7 @@ class TableRules:
         )
         body = _table_body(place, allow)
         if isinstance(body, tuple):
-            default = checked_match(_flat((match,))) if match is not None else SPELLINGS
+            default = checked_match(flat((match,))) if match is not None else SPELLINGS
             body = tuple(_settled(rule, default) for rule in body)
             column_rules = tuple(
                 (name, tuple(_settled_in_column(rule, body, default) for rule in given)) for name, given in column_rules
@@ -326,50 +302,6 @@ def checked_table(name: str, schema: str | None) -> QualifiedName | str:
     return QualifiedName(checked_name(before, "schema"), checked_name(after, "table"))
 
 
-def checked_match(spellings: Sequence[object]) -> tuple[Spelling, ...]:
-    """Return the spellings in their fixed order; ``any`` stands for all three. Raises RuleError."""
-    if list(spellings) == ["any"]:
-        return SPELLINGS
-    for each in spellings:
-        if each not in SPELLINGS:
-            raise RuleError(f"`{each}` is no spelling of an owner", hint=did_you_mean(str(each), ("any", *SPELLINGS)))
-    if "full" not in spellings:
-        raise RuleError(
-            "`match` without `full` would not match what the default writes",
-            hint='add `full`; for the sub alone or the username alone write `identity_claim("sub")`',
-        )
-    return tuple(each for each in SPELLINGS if each in spellings)
-
-
-def _checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
-    if not operations:
-        raise RuleError(
-            "`to` names no operation",
-            hint="leave `to` out for every operation; in a column's rules an empty list means nobody",
-        )
-    for each in operations:
-        if each in OPERATIONS:
-            continue
-        if each in _PARTS_OF_READ:
-            raise RuleError(
-                f"`{each}` alone cannot be told apart by PostgreSQL",
-                hint="`read` covers get, list, sync, listen and search",
-            )
-        guess = _GUESSED_OPERATIONS.get(str(each).lower())
-        near = did_you_mean(str(each), OPERATIONS)
-        raise RuleError(
-            f"`{each}` is no operation",
-            hint=f"did you mean `{guess}`?"
-            if guess
-            else near
-            if near.startswith("did")
-            else f"{near}; the role stands in `Rules(role=…)`",
-        )
-    if len(set(operations)) < len(operations):
-        raise RuleError(f"`to` names an operation twice: {', '.join(map(str, operations))}", hint="name each once")
-    return tuple(each for each in OPERATIONS if each in operations)
-
-
 def _table_body(place: str, allow: Sequence[object]) -> tuple[Rule, ...] | Open | Unmanaged:
     if not allow:
         raise RuleError(
@@ -441,12 +373,6 @@ def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, 
 def _require_reason(what: str, reason: object) -> None:
     if not isinstance(reason, str) or not reason.strip():
         raise RuleError(f"{what} needs a reason in words", hint='say why, for the next reader: reason="reference data"')
-
-
-def _flat(given: Iterable[object]) -> list[object]:
-    return [
-        each for item in given for each in ([item] if isinstance(item, str) or not isinstance(item, Iterable) else item)
-    ]
 
 
 def _quoted(words: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from psycopg.sql import SQL, Composable, Identifier, Literal
+from psycopg.sql import SQL, Identifier, Literal
 
 from rlskit import compiler, ddl, runtime
 from rlskit.names import QualifiedName
@@ -13,7 +13,7 @@ from rlskit.rules import Rules
 from rlskit.state import AllBut, Check, Column, Grant, Index, Policy, TableObject, Trigger
 
 _HEAD = """\
--- Row-level security for the role {role}, written by rlskit. Run it as the owner of the tables:
+-- Run it as the owner of the tables:
 --   psql -v ON_ERROR_STOP=1 -f FILE
 -- It may be run again. Each table is one transaction; indexes are built afterwards, while others write.
 -- (A partitioned table takes no index concurrently: let `rlskit apply` build that one.)
@@ -23,7 +23,6 @@ set client_min_messages = warning;
 
 # What a column list means is known only in the database, where a column may have been added since.
 _GRANTS = """\
-do $rlskit$
 declare
   given record;
   columns text;
@@ -60,8 +59,7 @@ begin
   loop
     execute format('grant usage on sequence %s to %I', part, {role});
   end loop;
-end
-$rlskit$"""
+end"""
 
 
 def sql(rules: Rules) -> str:
@@ -70,12 +68,16 @@ def sql(rules: Rules) -> str:
     No database is asked, so owner columns count as ``text``. Raises UnsupportedRuleError for what cannot be enforced exactly.
     """
     state = compiler.compile(rules)
-    parts = [_HEAD.format(role=ddl.text(Identifier(rules.role))), runtime.script("runtime.sql")]
+    parts = [
+        ddl.comment(f"Row-level security for the role {rules.role}, written by rlskit."),
+        _HEAD,
+        runtime.script("runtime.sql"),
+    ]
     for table in sorted(state.tables):
-        parts.append(f"\n-- {table}")
-        parts += [f"-- note: {each.text}" for each in state.advice_on(table)]
+        parts.append("\n" + ddl.comment(table))
+        parts += [ddl.comment(f"note: {each.text}") for each in state.advice_on(table)]
         objects = sorted(state.of(table), key=lambda each: (_ORDER.index(each.kind), each.key))
-        parts += ["begin;", *(f"{ddl.text(each)};" for each in _statements(table, objects, rules.role)), "commit;"]
+        parts += ["begin;", *(f"{each};" for each in _statements(table, objects, rules.role)), "commit;"]
         for each in objects:
             if isinstance(each, Check):
                 parts += [f"{ddl.text(validate)};" for validate in ddl.alter(replace(each, validated=False), each)]
@@ -91,32 +93,30 @@ def sql(rules: Rules) -> str:
 _ORDER = ("column", "row security", "usage", "default", "check", "trigger", "policy", "grant", "index")
 
 
-def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> Iterator[Composable]:
+def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> Iterator[str]:
     name = ddl.qualified(table)
     for each in objects:
+        if isinstance(each, Grant | Index):
+            continue
+        made, first, own = ddl.create(each), "", ""
         match each:
-            case Column():
-                yield SQL("alter table {} add column if not exists {} {}").format(
-                    name, Identifier(each.name), SQL(each.type)
-                )
-                continue
-            case Check():
-                yield SQL("alter table {} drop constraint if exists {}").format(name, Identifier(each.name))
-                yield from ddl.create(replace(each, validated=False))
-                continue
-            case Trigger():
-                yield SQL("drop trigger if exists {} on {}").format(Identifier(each.name), name)
-            case Policy():
-                yield SQL("drop policy if exists {} on {}").format(Identifier(each.name), name)
-            case Grant() | Index():
-                continue
-        yield from ddl.create(each)
+            case Column(name=own):
+                made, first = [], "alter table {} add column if not exists {} " + each.type
+            case Check(name=own):
+                made, first = ddl.create(replace(each, validated=False)), "alter table {} drop constraint if exists {}"
+            case Trigger(name=own):
+                first = "drop trigger if exists {1} on {0}"
+            case Policy(name=own):
+                first = "drop policy if exists {1} on {0}"
+        if first:
+            yield ddl.text(SQL(first).format(name, Identifier(own)))
+        yield from map(ddl.text, made)
     grants = [each for each in objects if isinstance(each, Grant)]
     yield _grants(name, [each for each in grants if each.columns is not None], role)
-    yield from (statement for each in grants if each.columns is None for statement in ddl.create(each))
+    yield from (ddl.text(statement) for each in grants if each.columns is None for statement in ddl.create(each))
 
 
-def _grants(name: Identifier, grants: list[Grant], role: str) -> Composable:
+def _grants(name: Identifier, grants: list[Grant], role: str) -> str:
     rows = [
         SQL("({}, {}, {}::text[])").format(
             Literal(each.privilege),
@@ -125,9 +125,10 @@ def _grants(name: Identifier, grants: list[Grant], role: str) -> Composable:
         )
         for each in grants
     ]
-    return SQL(_GRANTS).format(
+    body = SQL(_GRANTS).format(
         table=Literal(ddl.text(name)),
         role=Literal(role),
         rows=SQL(", ").join(rows) if rows else SQL("(null, null, null::text[])"),
         inserts=Literal(any(each.privilege == "insert" for each in grants)),
     )
+    return ddl.block(ddl.text(body))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeGuard
 
 from rlskit import ddl, runtime
-from rlskit.catalog import Database, Foreign
 from rlskit.errors import RuntimeVersionError
+from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName, fitted
 from rlskit.state import Check, Column, Default, Grant, Index, Policy, RowSecurity, State, TableObject, Trigger, Usage
 

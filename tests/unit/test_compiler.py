@@ -15,7 +15,6 @@ from rlskit import Open, Rule, Rules, TableRules, Unmanaged, allow, compile
 from rlskit.compiler import COMMAND_OF
 from rlskit.errors import RuleError, UnsupportedRuleError
 from rlskit.names import QualifiedName
-from rlskit.rules import OPERATIONS, Operation
 from rlskit.state import (
     AllBut,
     Always,
@@ -39,6 +38,7 @@ from rlskit.state import (
     Usage,
     WellFormed,
 )
+from rlskit.vocabulary import OPERATIONS, Operation
 
 TODO = QualifiedName("public", "todo")
 

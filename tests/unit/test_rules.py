@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlskit import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.errors import RuleError
 from rlskit.names import QualifiedName
-from rlskit.rules import OPERATIONS, SPELLINGS
+from rlskit.vocabulary import OPERATIONS, SPELLINGS
 
 ALL = OPERATIONS
 

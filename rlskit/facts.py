@@ -1,0 +1,94 @@
+"""What one database says about itself: the values that a wanted state is fitted to and compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlskit.names import QualifiedName
+from rlskit.runtime import Function
+from rlskit.state import State, TableObject
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFacts:
+    """A column as it is: its type without length, whether its collation tells all texts apart, and a serial's sequence."""
+
+    name: str
+    type: str
+    deterministic: bool
+    generated: bool
+    sequence: QualifiedName | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFacts:
+    """An index that leads with ``column`` and serves every row."""
+
+    name: str
+    column: str
+    method: str
+    valid: bool
+    marked: bool
+    parent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Something on a managed table that rlskit did not make. ``undoes`` says whether it lets the role past the rules."""
+
+    table: QualifiedName
+    name: str
+    text: str
+    undoes: bool
+    drop: TableObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """A table as it is. ``ancestors`` are the managed tables that it is a partition or a child of; ``parents`` the direct ones."""
+
+    name: QualifiedName
+    kind: str
+    is_partition: bool
+    owner: str
+    alterable: bool
+    has_rows: bool
+    ancestors: tuple[QualifiedName, ...]
+    parents: tuple[QualifiedName, ...]
+    columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    indexes: tuple[IndexFacts, ...] = ()
+    checks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server, the database, the connected user, and what the application's role is."""
+
+    server_version: int
+    database: str
+    user_name: str
+    read_only: bool
+    may_make_temporary: bool
+    may_create: bool
+    role_exists: bool
+    role_bypasses: bool
+    role_may_become: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What was read: the state, and the facts that a wanted state is fitted to."""
+
+    state: State
+    server: Server
+    asked: tuple[QualifiedName, ...]
+    tables: dict[QualifiedName, TableFacts]
+    foreign: tuple[Foreign, ...]
+    functions: dict[str, Function]
+    runtime_version: str | None
+
+    def same_as(self, other: Database) -> bool:
+        """Whether this is the same database, and nothing that a plan rests on has changed."""
+        return (self.server.database, self.state, self.tables, self.foreign, self.functions) == (
+            *(other.server.database, other.state, other.tables, other.foreign, other.functions),
+        )
