@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from rlskit.errors import UnsupportedRuleError
-from rlskit.names import QualifiedName, fitted
+from rlskit.names import QualifiedName, fitted, index_name
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged
 from rlskit.state import (
     Advice,
@@ -196,7 +196,7 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
             )
         )
         method = "gin" if column.many else "btree"
-        index = fitted(f"{table.name}_{column.name}_rlskit")
+        index = index_name(table, column.name)
         objects.append(
             Index(table=table, name=index, column=column.name, method=method, why="rows are looked up by it")
         )
@@ -283,8 +283,17 @@ def _advice(access: Access) -> list[Advice]:
             'owners protect the column with allow.same().to("read", "delete"), or say reassign="never"'
         )
     if access.on_table("delete") and not access.on_row("delete"):
-        holding = [column for column in access.ruled_columns if not access.on_column(column, "delete")]
-        found.append(
-            f"nobody may delete a row, because nobody may delete {', '.join(f'`{column}`' for column in holding)}"
-        )
+        found.append(f"nobody may delete a row, because {_delete_is_held_by(access)}")
     return [Advice(access.table, text) for text in found]
+
+
+def _delete_is_held_by(access: Access) -> str:
+    def listed(columns: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in columns)
+
+    closed = [name for name in access.ruled_columns if not access.on_column(name, "delete")]
+    return (
+        f"nobody may delete {listed(closed)}"
+        if closed
+        else f"no rule has delete on all of {listed(access.ruled_columns)}"
+    )

@@ -41,6 +41,10 @@ class RlskitError(Exception):
         super().__init__(message)
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors come through to another process, as test runners send them."""
+        return (_restored, (type(self), self.args, self.__dict__))
+
     @property
     def message(self) -> str:
         """What is wrong, without the way out."""
@@ -50,10 +54,21 @@ class RlskitError(Exception):
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
 
+def _restored(kind: type[RlskitError], args: tuple[object, ...], attributes: dict[str, object]) -> RlskitError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
+
 class RuleError(RlskitError, ValueError):
-    """A declaration that cannot be meant."""
+    """A declaration that cannot be meant. ``key`` is the argument that is wrong, where that is only one of several."""
 
     code = "E100"
+
+    def __init__(self, message: str, *, hint: str = "", key: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.key = key
 
 
 class UnknownColumnError(RuleError):
@@ -79,8 +94,8 @@ class RuleFileError(RuleError):
     def __init__(
         self, message: str, *, path: str, table: str | None = None, key: str | None = None, hint: str = ""
     ) -> None:
-        super().__init__(message, hint=hint)
-        self.path, self.table, self.key = path, table, key
+        super().__init__(message, hint=hint, key=key)
+        self.path, self.table = path, table
 
     @property
     def message(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rlskit.errors import PlanError, UnknownColumnError, UnsupportedRuleError
 from rlskit.facts import Database, TableFacts
-from rlskit.names import QualifiedName, fitted
+from rlskit.names import QualifiedName, index_name
 from rlskit.state import (
     AllBut,
     AnyOf,
@@ -244,7 +244,7 @@ def _indexes(wanted: Index, facts: TableFacts, family: list[TableFacts]) -> Iter
     for child in family:
         # An index on a partitioned table reaches down to the partitions by itself.
         if not child.is_partition:
-            name = fitted(f"{child.name.name}_{wanted.column}_rlskit")
+            name = index_name(child.name, wanted.column)
             yield from _index_of(replace(wanted, table=child.name, name=name), child)
 
 

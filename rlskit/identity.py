@@ -12,6 +12,8 @@ from rlskit.errors import InvalidIdentityError
 
 MAX_LENGTH = 256  # characters; the same limit stands in sql/runtime.sql
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_NO_TEXT = "it holds half of a surrogate pair"
 _MEETING = "joined by `::` it could spell another user's name"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LOOKS_LIKE_SUB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -46,6 +48,8 @@ class Identity:
                     "`username` looks like a sub and is not the user's own",
                     hint="it would match the rows of the user who has that sub: use another name, or leave username out",
                 )
+        if not isinstance(self.claims, Mapping):
+            raise InvalidIdentityError("`claims` is no mapping", hint="claims map names to texts")
         for name, value in self.claims.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 raise InvalidIdentityError(
@@ -53,10 +57,15 @@ class Identity:
                 )
             if "\0" in name + value:
                 raise InvalidIdentityError(f"claim `{name}` holds a NUL character", hint="PostgreSQL cannot hold it")
+            if _SURROGATE.search(name + value):
+                raise InvalidIdentityError(f"claim `{name!a}` is not text that PostgreSQL can hold", hint=_NO_TEXT)
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
 
     def __hash__(self) -> int:
         return hash((self.sub, self.username, tuple(sorted(self.claims.items()))))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restored, (self.sub, self.username, dict(self.claims)))
 
     def __repr__(self) -> str:
         # People's names do not belong in logs and tracebacks.
@@ -80,6 +89,10 @@ class Identity:
 NOBODY = {"rlskit.sub": "", "rlskit.username": "", "rlskit.claims": "{}"}
 
 
+def _restored(sub: str, username: str | None, claims: Mapping[str, str]) -> Identity:
+    return Identity(sub=sub, username=username, claims=claims)
+
+
 def _check(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise InvalidIdentityError(f"`{what}` is not text", hint="pass the claim as the identity provider gives it")
@@ -100,9 +113,5 @@ def _check(what: str, value: object) -> None:
         raise InvalidIdentityError(
             f"`{what}` holds a control character", hint="pass the claim as the identity provider gives it"
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidIdentityError(
-            f"`{what}` is not text that PostgreSQL can hold", hint="it holds half of a surrogate pair"
-        ) from None
+    if _SURROGATE.search(value):
+        raise InvalidIdentityError(f"`{what}` is not text that PostgreSQL can hold", hint=_NO_TEXT)

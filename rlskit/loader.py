@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, overload
 
 from rlskit.errors import RuleError, RuleFileError
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
@@ -18,8 +18,6 @@ from rlskit.words import did_you_mean
 _FILE_KEYS = ("role", "bypass_role", "schema", "match", "tables")
 _TABLE_KEYS = ("allow", "columns", "match", "schema", "reassign", "keep", "open", "unmanaged")
 _RULE_KEYS = ("owner", "owners", "to", "identity_claim", "match")
-
-T = TypeVar("T")
 
 
 def load(source: str | Path | Mapping[str, Any]) -> Rules:
@@ -32,7 +30,13 @@ def load(source: str | Path | Mapping[str, Any]) -> Rules:
     if isinstance(source, Mapping):
         return _rules(_Place("the mapping"), source)
     text = str(source)
-    if isinstance(source, str) and ":" in text and not Path(text).exists() and not text.endswith(".toml"):
+    if (
+        isinstance(source, str)
+        and ":" in text
+        and "\0" not in text
+        and not text.endswith(".toml")
+        and not Path(text).exists()
+    ):
         return _from_module(text)
     return _from_file(Path(source))
 
@@ -59,39 +63,43 @@ class _Place:
         except RuleFileError:
             raise
         except RuleError as error:
-            raise self.error(str(error.args[0]), error.hint) from error
+            place = self.at(error.key) if error.key else self
+            raise place.error(str(error.args[0]), error.hint) from error
 
 
 def _from_file(path: Path) -> Rules:
     place = _Place(str(path))
+    content: Mapping[str, Any]
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise place.error("there is no such file", "name a TOML file or `module:attribute` with --rules") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise place.error(f"cannot be read: {type(error).__name__}", "rule files are UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise place.error(
             f"is not TOML: {str(error)[:1].lower()}{str(error)[1:]}",
-            'a table with a dot in its name is quoted: [tables."app.todo"]',
+            _DOTTED,
         ) from error
+    except (OSError, ValueError) as error:
+        raise place.error(f"cannot be read: {type(error).__name__}", "rule files are UTF-8 text") from error
     if path.name == "pyproject.toml":
-        section = content.get("tool", {}).get("rlskit")
-        if section is None:
+        tools = content.get("tool")
+        if not isinstance(tools, Mapping) or "rlskit" not in tools:
             raise place.error("has no section [tool.rlskit]", "add it, or keep the rules in rlskit.toml")
-        content = section
+        content = _as_mapping(place.at("tool.rlskit"), tools["rlskit"])
     return _rules(place, content)
 
 
 def _from_module(text: str) -> Rules:
     place = _Place(text)
     module_name, _, attribute = text.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise place.error("is neither a file nor `module:attribute`", "for example access:rules, or app.access:rules")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise place.error(
             f"there is no module `{error.name}`",
@@ -124,9 +132,9 @@ def _rules(place: _Place, content: Mapping[str, Any]) -> Rules:
     with place():
         return Rules(
             *read,
-            role=_text(place, content, "role") or "",
+            role=_text(place, content, "role", ""),
             bypass_role=_text(place, content, "bypass_role"),
-            schema=_text(place, content, "schema") or "public",
+            schema=_text(place, content, "schema", "public"),
         )
 
 
@@ -176,7 +184,8 @@ def _rule_list(place: _Place, given: object) -> tuple[Rule, ...]:
     if not isinstance(given, list | tuple):
         raise place.error("must be a list of rules", 'for example [{ owner = "owner" }]')
     return tuple(
-        _rule(replace(place, key=f"{place.key}[{index}]"), _as_mapping(place, each)) for index, each in enumerate(given)
+        _rule(each_place := replace(place, key=f"{place.key}[{index}]"), _as_mapping(each_place, each))
+        for index, each in enumerate(given)
     )
 
 
@@ -200,16 +209,20 @@ def _rule(place: _Place, content: Mapping[str, Any]) -> Rule:
         return rule
 
 
+_DOTTED = 'a table whose name holds a dot is quoted: [tables."app.todo"]'
+
+
 def _known_keys(place: _Place, content: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in content:
+    for key, value in content.items():
         if key not in known:
-            raise place.at(str(key)).error("there is no such key", did_you_mean(str(key), known))
+            # [tables.app.todo] without quotes reads as the table `app` with the key `todo`.
+            dotted = place.table is not None and place.key is None and isinstance(value, Mapping)
+            raise place.at(str(key)).error("there is no such key", _DOTTED if dotted else did_you_mean(str(key), known))
 
 
 def _as_mapping(place: _Place, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        hint = 'a table whose name holds a dot is quoted: [tables."app.todo"]' if place.table else ""
-        raise place.error(f"must be a table of keys, got `{value!r}`", hint)
+        raise place.error(f"must be a table of keys, got `{value!r}`")
     return value
 
 
@@ -217,8 +230,12 @@ def _mapping(place: _Place, content: Mapping[str, Any], key: str) -> Mapping[str
     return _as_mapping(place.at(key), content.get(key, {}))
 
 
-def _text(place: _Place, content: Mapping[str, Any], key: str) -> str | None:
-    value = content.get(key)
+@overload
+def _text(place: _Place, content: Mapping[str, Any], key: str) -> str | None: ...
+@overload
+def _text(place: _Place, content: Mapping[str, Any], key: str, default: str) -> str: ...
+def _text(place: _Place, content: Mapping[str, Any], key: str, default: str | None = None) -> str | None:
+    value = content.get(key, default)
     if value is not None and not isinstance(value, str):
         raise place.at(key).error(f"must be text, got `{value!r}`")
     return value

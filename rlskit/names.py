@@ -21,24 +21,41 @@ class QualifiedName:
         return f"{self.schema}.{self.name}"
 
 
-def checked_name(name: object, what: str) -> str:
-    """Return ``name`` if PostgreSQL can hold it unchanged; ``what`` says what it names. Raises RuleError."""
+def checked_name(name: object, what: str, key: str | None = None) -> str:
+    """Return ``name`` if PostgreSQL can hold it unchanged; ``what`` says what it names. Raises RuleError, with this ``key``."""
     if not isinstance(name, str):
-        raise RuleError(f"the name of a {what} must be text, got `{name!r}`")
+        raise RuleError(f"the name of a {what} must be text, got `{name!r}`", key=key)
     if not name or "\0" in name:
-        raise RuleError(f"`{name!r}` cannot be the name of a {what}", hint="a name is not empty and holds no NUL")
-    if (size := len(name.encode())) > MAX_BYTES:
+        raise RuleError(
+            f"`{name!r}` cannot be the name of a {what}", hint="a name is not empty and holds no NUL", key=key
+        )
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise RuleError(
+            f"`{name!a}` cannot be the name of a {what}", hint="it holds half of a surrogate pair", key=key
+        ) from None
+    if size > MAX_BYTES:
         raise RuleError(
             f"the {what} name `{name}` is {size} bytes long, PostgreSQL keeps {MAX_BYTES}",
             hint="shorten the name: PostgreSQL would cut it, and a cut name is another one",
+            key=key,
         )
     return name
 
 
 def fitted(name: str) -> str:
     """Return ``name``, or where PostgreSQL would cut it a shorter one that ends in a digest of the whole."""
-    encoded = name.encode()
-    if len(encoded) <= MAX_BYTES:
-        return name
-    digest = sha256(encoded).hexdigest()[:8]
-    return encoded[: MAX_BYTES - 9].decode(errors="ignore") + "_" + digest
+    return name if len(name.encode()) <= MAX_BYTES else _digested(name, name)
+
+
+def index_name(table: QualifiedName, column: str) -> str:
+    """The name of rlskit's index on the column; no other table and column of the schema have the same."""
+    name = f"{table.name}__{column}_rlskit"
+    plain = "__" not in table.name + column and not table.name.endswith("_") and not column.startswith("_")
+    return fitted(name) if plain else _digested(name, f"{table.name}\0{column}")
+
+
+def _digested(name: str, whole: str) -> str:
+    digest = sha256(whole.encode()).hexdigest()[:8]
+    return name.encode()[: MAX_BYTES - 9].decode(errors="ignore") + "_" + digest

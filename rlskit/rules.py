@@ -78,6 +78,8 @@ class Rule:
             raise RuleError("`allow.same()` takes the spellings of the table's rules", hint="put `match` on the table")
         if self.claim is not None:
             raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
+        if self.spellings is not None:
+            raise RuleError(f"`{self}` already says its spellings", hint="put them all into one `.match(…)`")
         return replace(self, spellings=checked_match(flat(spellings)))
 
     @property
@@ -199,10 +201,11 @@ class TableRules:
         if allow and isinstance(allow[0], str):
             table = checked_table(allow[0], schema)
             allow = allow[1:]
+        elif schema is not None:
+            raise RuleError("`schema` says where a named table is, and no table is named", hint=_NAME_IT, key="schema")
         place = f"table `{table}`" if table else "the table"
         column_rules = tuple(
-            (checked_name(name, "column"), tuple([given] if isinstance(given, Rule) else given))
-            for name, given in sorted((columns or {}).items())
+            (checked_name(name, "column"), _rule_list(given)) for name, given in (columns or {}).items()
         )
         body = _table_body(place, allow)
         if isinstance(body, tuple):
@@ -218,17 +221,22 @@ class TableRules:
                 hint="give the table owner rules, or leave them out",
             )
         if reassign not in REASSIGN:
-            raise RuleError(f"{place}: `{reassign}` is no way to reassign", hint=did_you_mean(str(reassign), REASSIGN))
+            raise RuleError(
+                f"{place}: `{reassign}` is no way to reassign",
+                hint=did_you_mean(str(reassign), REASSIGN),
+                key="reassign",
+            )
         for what, reason in (keep or {}).items():
-            if not what.startswith(("policy ", "privilege of ", "view ")):
+            if not isinstance(what, str) or not what.startswith(("policy ", "privilege of ", "view ")):
                 raise RuleError(
                     f"{place}: `keep` does not know `{what}`",
                     hint="write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
+                    key="keep",
                 )
-            _require_reason(f"keep of `{what}`", reason)
+            _require_reason(f"keep of `{what}`", reason, key="keep")
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "allow", body)
-        object.__setattr__(self, "columns", column_rules)
+        object.__setattr__(self, "columns", tuple(sorted(column_rules, key=lambda each: each[0])))
         object.__setattr__(self, "reassign", reassign)
         object.__setattr__(self, "keep", tuple(sorted((keep or {}).items())))
 
@@ -236,7 +244,7 @@ class TableRules:
     def name(self) -> QualifiedName:
         """The table with its schema. Raises RuleError while the rules stand alone, outside of ``Rules``."""
         if not isinstance(self.table, QualifiedName):
-            raise RuleError("these rules do not name their table yet", hint='write TableRules("todo", allow.owner())')
+            raise RuleError("these rules do not name their table yet", hint=_NAME_IT)
         return self.table
 
     def at(self, table: QualifiedName) -> TableRules:
@@ -262,17 +270,26 @@ class Rules:
     schema: str
 
     def __init__(self, *tables: TableRules, role: str, bypass_role: str | None = None, schema: str = "public") -> None:
-        checked_name(schema, "schema")
-        checked_name(role, "role")
+        checked_name(schema, "schema", key="schema")
+        checked_name(role, "role", key="role")
         if role.lower() in ("public", "none", "current_user", "session_user", "current_role"):
             raise RuleError(
                 f"`{role}` cannot be the application's role",
                 hint="create a role of its own, without SUPERUSER and BYPASSRLS",
+                key="role",
             )
-        if bypass_role is not None and checked_name(bypass_role, "role") == role:
-            raise RuleError("`role` and `bypass_role` are the same role", hint="rules bind the one and not the other")
+        if bypass_role is not None and checked_name(bypass_role, "role", key="bypass_role") == role:
+            raise RuleError(
+                "`role` and `bypass_role` are the same role",
+                hint="rules bind the one and not the other",
+                key="bypass_role",
+            )
         named: dict[QualifiedName, TableRules] = {}
         for each in tables:
+            if not isinstance(each, TableRules):
+                raise RuleError(
+                    f"`{each!r}` is no TableRules", hint='write Rules(TableRules("todo", allow.owner()), role=…)'
+                )
             if each.table is None:
                 each.name  # noqa: B018 - raises, and says why
             place = each.table if isinstance(each.table, QualifiedName) else QualifiedName(schema, str(each.table))
@@ -287,13 +304,14 @@ class Rules:
 
 # --- checks -----------------------------------------------------------------------------------------
 
+_NAME_IT = 'write TableRules("todo", allow.owner())'
 _CLAIM_OR_MATCH = "a claim is one value and has no other spellings: keep one of the two"
 
 
 def checked_table(name: str, schema: str | None) -> QualifiedName | str:
     """Split ``schema.table`` once, unless the schema is given apart. A bare name is returned as it is. Raises RuleError."""
     if schema is not None:
-        return QualifiedName(checked_name(schema, "schema"), checked_name(name, "table"))
+        return QualifiedName(checked_name(schema, "schema", key="schema"), checked_name(name, "table"))
     before, dot, after = name.partition(".")
     if not dot:
         return checked_name(name, "table")
@@ -330,10 +348,6 @@ def _settled(rule: Rule, default: tuple[Spelling, ...]) -> Rule:
 
 def _settled_in_column(rule: Rule, table: tuple[Rule, ...], default: tuple[Spelling, ...]) -> Rule:
     """A column's rule without ``match`` means the person of the table's one rule on the same owner column."""
-    if not isinstance(rule, Rule):
-        raise RuleError(
-            f"`{rule!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody"
-        )
     inherited = [
         each.spellings for each in table if each.column == rule.column and each.claim is None and each.spellings
     ]
@@ -344,14 +358,6 @@ def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, 
     for rule in table:
         if rule.strategy == "same":
             raise RuleError(f"{place}: `allow.same()` says nothing on a table", hint="it belongs in a column's rules")
-    for where, rules in ((place, table), *((f"{place}, column `{name}`", given) for name, given in columns)):
-        seen: set[object] = set()
-        for rule in rules:
-            if rule.person in seen:
-                raise RuleError(
-                    f"{where} has the same rule twice: `{rule}`", hint="join them: one rule with all its operations"
-                )
-            seen.add(rule.person)
     everything = [*table, *(rule for _, given in columns for rule in given)]
     strategies: dict[str, str] = {}
     for rule in everything:
@@ -360,19 +366,49 @@ def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, 
                 f"{place}: column `{rule.column}` cannot be one owner and a list of owners",
                 hint="choose one of the two rules",
             )
-    readers = {(rule.column, rule.claim) for rule in everything if "read" in rule.operations}
+    for where, rules in ((place, table), *((f"{place}, column `{name}`", given) for name, given in columns)):
+        seen: set[object] = set()
+        for rule in rules:
+            if rule.person in seen:
+                raise RuleError(
+                    f"{where} has the same rule twice: `{rule}`", hint="join them: one rule with all its operations"
+                )
+            seen.add(rule.person)
     for rule in everything:
         writes = [each for each in ("update", "delete") if each in rule.operations]
-        if rule.strategy != "same" and writes and (rule.column, rule.claim) not in readers:
+        if rule.strategy != "same" and writes and not _is_read(rule, everything):
             raise RuleError(
                 f"{place}: `{rule}` has {' and '.join(writes)} without read",
                 hint="add read: PostgreSQL cannot find the row that it may not read",
             )
 
 
-def _require_reason(what: str, reason: object) -> None:
+def _is_read(rule: Rule, everything: Iterable[Rule]) -> bool:
+    """Whether whomever the rule names may read the rows that name them so."""
+    readers = [
+        each
+        for each in everything
+        if (each.column, each.claim) == (rule.column, rule.claim) and "read" in each.operations
+    ]
+    read = {spelling for each in readers for spelling in each.spellings or ()}
+    return bool(readers) and read.issuperset(rule.spellings or ())
+
+
+def _rule_list(given: object) -> tuple[Rule, ...]:
+    rules = (given,) if isinstance(given, Rule) or not isinstance(given, Iterable) else tuple(given)
+    for each in rules:
+        if not isinstance(each, Rule):
+            raise RuleError(
+                f"`{each!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody"
+            )
+    return rules
+
+
+def _require_reason(what: str, reason: object, key: str | None = None) -> None:
     if not isinstance(reason, str) or not reason.strip():
-        raise RuleError(f"{what} needs a reason in words", hint='say why, for the next reader: reason="reference data"')
+        raise RuleError(
+            f"{what} needs a reason in words", hint='say why, for the next reader: reason="reference data"', key=key
+        )
 
 
 def _quoted(words: Iterable[str]) -> str:

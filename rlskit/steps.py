@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, TypeGuard
 from rlskit import ddl, runtime
 from rlskit.errors import RuntimeVersionError
 from rlskit.facts import Database, Foreign
-from rlskit.names import QualifiedName, fitted
+from rlskit.names import QualifiedName, index_name
 from rlskit.state import Check, Column, Default, Grant, Index, Policy, RowSecurity, State, TableObject, Trigger, Usage
 
 # A table's steps run in this order; "table" is one transaction, and what stands before and after it runs apart,
@@ -223,7 +223,7 @@ def _parts(database: Database, index: Index) -> Iterator[ddl.Statements]:
     for part in sorted(
         (each for each in database.tables.values() if index.table in each.parents), key=lambda each: each.name
     ):
-        name = fitted(f"{part.name.name}_{index.column}_rlskit")
+        name = index_name(part.name, index.column)
         child = replace(index, table=part.name, name=name)
         existing = next((each for each in part.indexes if each.name == name), None)
         if existing is not None and existing.parent == index.name and existing.valid:

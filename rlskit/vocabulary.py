@@ -22,7 +22,6 @@ _GUESSED_OPERATIONS = {
     "insert": "create",
     "write": "update",
     "remove": "delete",
-    "all": "leave `.to()` out",
 }
 _PARTS_OF_READ = {"get", "list", "sync", "listen", "search"}
 _STRATEGIES = ("owner", "owner_defined_in", "owners_defined_in", "same")
@@ -48,13 +47,16 @@ def checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
     for each in operations:
         if each in OPERATIONS:
             continue
-        if each in _PARTS_OF_READ:
+        if str(each) in _PARTS_OF_READ:
             raise RuleError(
                 f"`{each}` alone cannot be told apart by PostgreSQL",
                 hint="`read` covers get, list, sync, listen and search",
             )
-        guess = _GUESSED_OPERATIONS.get(str(each).lower())
-        near = did_you_mean(str(each), OPERATIONS)
+        if each == "all":
+            raise RuleError("`all` is no operation", hint="leave `.to()` out")
+        word = str(each).lower()
+        guess = word if word in OPERATIONS else _GUESSED_OPERATIONS.get(word)
+        near = did_you_mean(word, OPERATIONS)
         raise RuleError(
             f"`{each}` is no operation",
             hint=f"did you mean `{guess}`?"
@@ -63,7 +65,7 @@ def checked_operations(operations: Sequence[object]) -> tuple[Operation, ...]:
             if near.startswith("did")
             else f"{near}; the role stands in `Rules(role=…)`",
         )
-    if len(set(operations)) < len(operations):
+    if len({str(each) for each in operations}) < len(operations):
         raise RuleError(f"`to` names an operation twice: {', '.join(map(str, operations))}", hint="name each once")
     return tuple(each for each in OPERATIONS if each in operations)
 
@@ -72,6 +74,8 @@ def checked_match(spellings: Sequence[object]) -> tuple[Spelling, ...]:
     """Return the spellings in their fixed order; ``any`` stands for all three. Raises RuleError."""
     if list(spellings) == ["any"]:
         return SPELLINGS
+    if "any" in spellings:
+        raise RuleError("`any` stands for every spelling", hint="name no other beside it")
     for each in spellings:
         if each not in SPELLINGS:
             raise RuleError(f"`{each}` is no spelling of an owner", hint=did_you_mean(str(each), ("any", *SPELLINGS)))
@@ -96,7 +100,5 @@ def unknown_strategy(name: str) -> RuleError:
 
 
 def flat(given: Iterable[object]) -> list[object]:
-    """Words given one by one, as lists, or both, in one list."""
-    return [
-        each for item in given for each in ([item] if isinstance(item, str) or not isinstance(item, Iterable) else item)
-    ]
+    """Words given one by one, as lists, or both, in one list; what is no word and no list of them is left for the check."""
+    return [each for item in given for each in (item if isinstance(item, list | tuple | set | frozenset) else [item])]

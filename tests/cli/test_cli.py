@@ -76,7 +76,7 @@ public.todo: allow.owner()
   create policy rlskit_update for update to {app}  [ACCESS EXCLUSIVE]
   let owner default to the caller's name: whoever creates a row owns it  [ACCESS EXCLUSIVE]
   add check rlskit_owner_check: an empty name would be nobody's  [ACCESS EXCLUSIVE]
-  create index todo_owner_rlskit on owner (btree): rows are looked up by it  [SHARE]
+  create index todo__owner_rlskit on owner (btree): rows are looked up by it  [SHARE]
   grant usage of schema public to {app}  [no lock on a table]
   grant usage of sequence public.todo_id_seq to {app}: the default of id draws from it  [no lock on a table]
   grant delete to {app}  [ACCESS SHARE]

@@ -90,10 +90,10 @@ DRIFT = {
         ["alter table todo disable trigger zz_rlskit_reassign"],
         "alter trigger zz_rlskit_reassign before update of editors, owner",
     ),
-    "index dropped": (["drop index todo_owner_rlskit"], "create index todo_owner_rlskit on owner (btree)"),
+    "index dropped": (["drop index todo__owner_rlskit"], "create index todo__owner_rlskit on owner (btree)"),
     "the list's index dropped": (
-        ["drop index todo_editors_rlskit"],
-        "create index todo_editors_rlskit on editors (gin)",
+        ["drop index todo__editors_rlskit"],
+        "create index todo__editors_rlskit on editors (gin)",
     ),
     "sequence closed": (
         ["revoke usage on sequence todo_id_seq from {app}"],

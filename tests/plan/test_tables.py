@@ -72,8 +72,8 @@ def test_a_partitioned_table(rows: int, database: Database) -> None:
     )
     made = database.plan(TODO)
     built = [step.says for step in made if "index" in step.says]
-    concurrently = "create index todo_owner_rlskit on owner (btree) partition by partition, concurrently"
-    assert built == [concurrently if rows else "create index todo_owner_rlskit on owner (btree)"]
+    concurrently = "create index todo__owner_rlskit on owner (btree) partition by partition, concurrently"
+    assert built == [concurrently if rows else "create index todo__owner_rlskit on owner (btree)"]
     assert {str(step.table) for step in made if step.table} == {"public.todo"}
     database.apply(TODO)
 
@@ -300,7 +300,7 @@ def test_a_million_rows_are_applied_checked_and_removed(database: Database) -> N
     with database.connect_as_app() as conn, as_user(conn, Identity(sub="user-7", username="seven")):
         assert conn.execute("select count(*) from todo").fetchone() == (100,)
         explained = "\n".join(row[0] for row in conn.execute("explain select * from todo"))
-        assert "todo_owner_rlskit" in explained
+        assert "todo__owner_rlskit" in explained
     database.apply()
     with database.connect_as_app() as conn, as_nobody(conn), pytest.raises(psycopg.errors.InsufficientPrivilege):
         conn.execute("select count(*) from todo")
@@ -320,11 +320,11 @@ def test_an_invalid_index_is_told_and_built_again(database: Database) -> None:
     large(database, 1000)
     database.apply(TODO)
     with database.connect(autocommit=True) as admin:
-        admin.execute("update pg_index set indisvalid = false where indexrelid = 'todo_owner_rlskit'::regclass")
+        admin.execute("update pg_index set indisvalid = false where indexrelid = 'todo__owner_rlskit'::regclass")
 
     made = database.plan(TODO)
     assert [str(step) for step in made] == [
-        "rebuild index todo_owner_rlskit on owner (btree) concurrently: an interrupted build left it invalid  [SHARE UPDATE EXCLUSIVE]"
+        "rebuild index todo__owner_rlskit on owner (btree) concurrently: an interrupted build left it invalid  [SHARE UPDATE EXCLUSIVE]"
     ]
     database.apply(TODO)
     assert database.plan(TODO).conforms

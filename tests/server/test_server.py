@@ -80,9 +80,7 @@ def python(code: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that runs the code in a process group of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path(server.__file__).parents[1])}
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
         try:
             yield child
         finally:

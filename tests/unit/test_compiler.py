@@ -136,7 +136,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or moving(owner)
@@ -156,7 +156,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or moving(owner)
         policy rlskit_update for update to app · using owner · check somebody(owner)
@@ -172,7 +172,7 @@ MEANINGS = [
         check rlskit_owner_check: well-formed owner
         column owner text
         grant select (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_select for select to app · using owner
         row security on, forced
         usage to app
@@ -186,7 +186,7 @@ MEANINGS = [
         column owner text
         default owner: caller
         grant insert (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner
         row security on, forced
         usage to app
@@ -200,7 +200,7 @@ MEANINGS = [
         column owner text
         grant delete to app
         grant select (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_select for select to app · using owner
         row security on, forced
@@ -218,7 +218,7 @@ MEANINGS = [
         grant insert (all but owner) to app
         grant select (all) to app
         grant update (all but owner) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
@@ -238,7 +238,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all but owner) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
@@ -258,7 +258,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
@@ -278,7 +278,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_author_rlskit on author btree
+        index todo__author_rlskit on author btree
         policy rlskit_delete for delete to app · using author
         policy rlskit_insert for insert to app · check author
         policy rlskit_select for select to app · using author or moving(author)
@@ -299,7 +299,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_editors_rlskit on editors gin
+        index todo__editors_rlskit on editors gin
         policy rlskit_delete for delete to app · using editors[]
         policy rlskit_insert for insert to app · check editors[]
         policy rlskit_select for select to app · using editors[] or moving(editors[])
@@ -317,7 +317,7 @@ MEANINGS = [
         column editors text[]
         grant select (all) to app
         grant update (all) to app
-        index todo_editors_rlskit on editors gin
+        index todo__editors_rlskit on editors gin
         policy rlskit_select for select to app · using editors[] or moving(editors[])
         policy rlskit_update for update to app · using editors[] · check somebody(editors[])
         row security on, forced
@@ -338,8 +338,8 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or editors[] or moving(owner, editors[])
@@ -366,8 +366,8 @@ MEANINGS = [
         grant insert (all but editors, owner) to app
         grant select (all) to app
         grant update (all but editors, owner) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or editors[]
@@ -389,8 +389,8 @@ MEANINGS = [
         grant insert (all but owner) to app
         grant select (all) to app
         grant update (all but owner) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or editors[] or moving(owner, editors[])
@@ -411,7 +411,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner~email
         policy rlskit_insert for insert to app · check owner~email
         policy rlskit_select for select to app · using owner~email or moving(owner)
@@ -430,7 +430,7 @@ MEANINGS = [
         default editors: caller.email[]
         grant insert (all) to app
         grant select (all) to app
-        index todo_editors_rlskit on editors gin
+        index todo__editors_rlskit on editors gin
         policy rlskit_insert for insert to app · check editors[]~email
         policy rlskit_select for select to app · using editors[]~email
         row security on, forced
@@ -446,7 +446,7 @@ MEANINGS = [
         default owner: caller
         grant insert (all) to app
         grant select (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner~full
         policy rlskit_select for select to app · using owner~full
         row security on, forced
@@ -462,8 +462,8 @@ MEANINGS = [
         column editors text[]
         column owner text
         grant select (all) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_select for select to app · using owner~full/sub or editors[]
         row security on, forced
         usage to app
@@ -478,7 +478,7 @@ MEANINGS = [
         default owner: caller
         grant insert (all) to app
         grant select (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner~full
         policy rlskit_select for select to app · using owner
         row security on, forced
@@ -496,7 +496,7 @@ MEANINGS = [
         grant insert (all but status) to app
         grant select (all) to app
         grant update (all but status) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
@@ -523,8 +523,8 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (all) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner or editors[]
@@ -543,7 +543,7 @@ MEANINGS = [
         grant insert (all but secret) to app
         grant select (all but secret) to app
         grant update (all but secret) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
         policy rlskit_update for update to app · using owner · check owner
@@ -561,7 +561,7 @@ MEANINGS = [
         grant insert (all) to app
         grant select (all) to app
         grant update (title) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
         policy rlskit_update for update to app · using owner · check owner
@@ -578,7 +578,7 @@ MEANINGS = [
         default owner: caller
         grant insert (all) to app
         grant select (all) to app
-        index todo_owner_rlskit on owner btree
+        index todo__owner_rlskit on owner btree
         policy rlskit_insert for insert to app · check owner
         policy rlskit_select for select to app · using owner
         row security on, forced
@@ -599,8 +599,8 @@ MEANINGS = [
         column owner text
         grant delete to app
         grant select (all but audit) to app
-        index todo_editors_rlskit on editors gin
-        index todo_owner_rlskit on owner btree
+        index todo__editors_rlskit on editors gin
+        index todo__owner_rlskit on owner btree
         policy rlskit_delete for delete to app · using owner
         policy rlskit_select for select to app · using owner or editors[]
         row security on, forced
@@ -849,8 +849,8 @@ def test_nobody_may_delete_is_said_also_when_different_people_hold_the_columns()
                 ("grant", "app", "insert", "columns"): "allow.owner()",
                 ("grant", "app", "select", "columns"): 'allow.owner() or allow.owners_defined_in("editors").to("read")',
                 ("grant", "app", "update", "columns"): "allow.owner()",
-                ("index", "todo_editors_rlskit"): "rows are looked up by it",
-                ("index", "todo_owner_rlskit"): "rows are looked up by it",
+                ("index", "todo__editors_rlskit"): "rows are looked up by it",
+                ("index", "todo__owner_rlskit"): "rows are looked up by it",
                 ("policy", "rlskit_delete"): "allow.owner()",
                 ("policy", "rlskit_insert"): "allow.owner()",
                 ("policy", "rlskit_select"): 'allow.owner() or allow.owners_defined_in("editors").to("read")',

@@ -93,10 +93,10 @@ grant delete on "crm"."contact" to "app_user";
 commit;
 alter table "crm"."contact" validate constraint "rlskit_editors_check";
 alter table "crm"."contact" validate constraint "rlskit_owner_check";
-create index concurrently if not exists "contact_editors_rlskit" on "crm"."contact" using gin ("editors");
-comment on index "crm"."contact_editors_rlskit" is 'rlskit';
-create index concurrently if not exists "contact_owner_rlskit" on "crm"."contact" using btree ("owner");
-comment on index "crm"."contact_owner_rlskit" is 'rlskit';
+create index concurrently if not exists "contact__editors_rlskit" on "crm"."contact" using gin ("editors");
+comment on index "crm"."contact__editors_rlskit" is 'rlskit';
+create index concurrently if not exists "contact__owner_rlskit" on "crm"."contact" using btree ("owner");
+comment on index "crm"."contact__owner_rlskit" is 'rlskit';
 
 -- crm.note
 -- note: nobody may delete a row, because nobody may delete `draft`
@@ -182,8 +182,8 @@ end
 $rlskit$;
 commit;
 alter table "crm"."note" validate constraint "rlskit_editors_check";
-create index concurrently if not exists "note_editors_rlskit" on "crm"."note" using gin ("editors");
-comment on index "crm"."note_editors_rlskit" is 'rlskit';
+create index concurrently if not exists "note__editors_rlskit" on "crm"."note" using gin ("editors");
+comment on index "crm"."note__editors_rlskit" is 'rlskit';
 
 -- public.invoice
 begin;
@@ -252,5 +252,5 @@ end
 $rlskit$;
 commit;
 alter table "public"."invoice" validate constraint "rlskit_customer_check";
-create index concurrently if not exists "invoice_customer_rlskit" on "public"."invoice" using btree ("customer");
-comment on index "public"."invoice_customer_rlskit" is 'rlskit';
+create index concurrently if not exists "invoice__customer_rlskit" on "public"."invoice" using btree ("customer");
+comment on index "public"."invoice__customer_rlskit" is 'rlskit';

@@ -92,5 +92,5 @@ $rlskit$;
 grant delete on "public"."todo" to "app_user";
 commit;
 alter table "public"."todo" validate constraint "rlskit_owner_check";
-create index concurrently if not exists "todo_owner_rlskit" on "public"."todo" using btree ("owner");
-comment on index "public"."todo_owner_rlskit" is 'rlskit';
+create index concurrently if not exists "todo__owner_rlskit" on "public"."todo" using btree ("owner");
+comment on index "public"."todo__owner_rlskit" is 'rlskit';

@@ -67,8 +67,8 @@ end
 $rlskit$;
 commit;
 alter table "public"."Order" validate constraint "rlskit_placed ""by""_check";
-create index concurrently if not exists "Order_placed ""by""_rlskit" on "public"."Order" using btree ("placed ""by""");
-comment on index "public"."Order_placed ""by""_rlskit" is 'rlskit';
+create index concurrently if not exists "Order__placed ""by""_rlskit" on "public"."Order" using btree ("placed ""by""");
+comment on index "public"."Order__placed ""by""_rlskit" is 'rlskit';
 
 -- Ünï.select
 -- note: who may update a row may give it away by writing `a\b%s{}`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
@@ -144,5 +144,5 @@ end
 $rlskit$;
 commit;
 alter table "Ünï"."select" validate constraint "rlskit_a\b%s{}_check";
-create index concurrently if not exists "select_a\b%s{}_rlskit" on "Ünï"."select" using gin ("a\b%s{}");
-comment on index "Ünï"."select_a\b%s{}_rlskit" is 'rlskit';
+create index concurrently if not exists "select__a\b%s{}_rlskit" on "Ünï"."select" using gin ("a\b%s{}");
+comment on index "Ünï"."select__a\b%s{}_rlskit" is 'rlskit';
