@@ -50,9 +50,9 @@ def fresh_database(server: Running, name: str) -> Iterator[str]:
             conn.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
-def fill(conn: Connection[Any], table: str) -> None:
-    """Make a table of a million rows: of each owner a hundred, scattered; of each list of two editors a hundred too."""
-    name = Identifier(table)
+def fill(conn: Connection[Any], *tables: str) -> None:
+    """Make tables of the same million rows: everybody owns a hundred of them, and is one of two owners of a hundred."""
+    first, *others = map(Identifier, tables)
     conn.execute(
         SQL(
             """
@@ -69,9 +69,12 @@ def fill(conn: Connection[Any], table: str) -> None:
               ] as owners
             from generate_series(1, {rows}) as id
             """
-        ).format(table=name, people=PEOPLE, rows=ROWS)
+        ).format(table=first, people=PEOPLE, rows=ROWS)
     )
-    conn.execute(SQL("alter table {} add primary key (id)").format(name))
+    for name in others:
+        conn.execute(SQL("create table {} as table {}").format(name, first))
+    for name in (first, *others):
+        conn.execute(SQL("alter table {} add primary key (id)").format(name))
 
 
 def settle(conn: Connection[Any]) -> None:

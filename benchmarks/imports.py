@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from benchmarks.measure import Spread, bytecode_cached, differences, interleaved, report
 
-ROUNDS = 21
+ROUNDS = 15
 HEAVY = ("alembic", "pydantic", "rich", "sqlalchemy", "typer")
 
 _TIMED = """\

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from random import Random
-from statistics import median, quantiles
+from statistics import quantiles
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -57,16 +57,11 @@ def differences(minuend: Sequence[float], subtrahend: Sequence[float]) -> Spread
     return Spread.of([a - b for a, b in zip(minuend, subtrahend, strict=True)])
 
 
-def seconds(action: Callable[[], object]) -> float:
-    """How long it takes once."""
+def timed(action: Callable[[], Result]) -> tuple[float, Result]:
+    """How many seconds it takes, and what comes out of it."""
     began = perf_counter()
-    action()
-    return perf_counter() - began
-
-
-def median_seconds(action: Callable[[], object], times: int) -> float:
-    """How long it takes, the median of some times."""
-    return median(seconds(action) for _ in range(times))
+    result = action()
+    return perf_counter() - began, result
 
 
 def round_trips(conn: Connection[Any], action: Callable[[], object]) -> int:

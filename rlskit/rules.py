@@ -150,6 +150,8 @@ class Open:
     def __post_init__(self) -> None:
         _require_reason("Open", self.reason)
         object.__setattr__(self, "to", checked_operations(flat((self.to,))))
+        if "read" not in self.to and {"update", "delete"} & set(self.to):
+            raise RuleError(f"`Open` to {' and '.join(self.to)} without read", hint=_ADD_READ)
 
     def __str__(self) -> str:
         return f"open to {', '.join(self.to)}: {self.reason}"
@@ -177,8 +179,8 @@ class TableRules:
 
     ``allow`` is one ``Open``, one ``Unmanaged``, or any number of rules; a leading text is the table's name (``"todo"``,
     ``"app.todo"``), which models leave out. ``columns`` replaces the table's rules for a column; an empty list there means nobody.
-    ``match`` narrows the spellings of every rule that names none and compares no claim. ``reassign="never"`` keeps each row
-    with those whom it names, although the owner column may be written. ``keep`` allows foreign policies and privileges by name, each
+    ``match`` narrows the spellings of every rule that names none and compares no claim. ``reassign="never"`` lets nobody write
+    themselves out of a row: whoever updates it has to be named by it afterwards too. ``keep`` allows foreign policies and privileges by name, each
     with a reason: ``{"policy auditors": "…", "privilege of reporting": "…"}``. Raises RuleError.
     """
 
@@ -304,6 +306,7 @@ class Rules:
 
 # --- checks -----------------------------------------------------------------------------------------
 
+_ADD_READ = "add read: PostgreSQL cannot find the row that it may not read"
 _NAME_IT = 'write TableRules("todo", allow.owner())'
 _CLAIM_OR_MATCH = "a claim is one value and has no other spellings: keep one of the two"
 
@@ -379,7 +382,7 @@ def _check_rules(place: str, table: tuple[Rule, ...], columns: tuple[tuple[str, 
         if rule.strategy != "same" and writes and not _is_read(rule, everything):
             raise RuleError(
                 f"{place}: `{rule}` has {' and '.join(writes)} without read",
-                hint="add read: PostgreSQL cannot find the row that it may not read",
+                hint=_ADD_READ,
             )
 
 

@@ -10,7 +10,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from rlskit import compiler, ddl, runtime
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules
-from rlskit.state import AllBut, Check, Column, Grant, Index, Policy, TableObject, Trigger
+from rlskit.state import AllBut, Check, Column, Grant, Index, RowSecurity, TableObject
 
 _HEAD = """\
 -- Run it as the owner of the tables:
@@ -96,21 +96,19 @@ _ORDER = ("column", "row security", "usage", "default", "check", "trigger", "pol
 def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> Iterator[str]:
     name = ddl.qualified(table)
     for each in objects:
-        if isinstance(each, Grant | Index):
-            continue
-        made, first, own = ddl.create(each), "", ""
         match each:
-            case Column(name=own):
-                made, first = [], "alter table {} add column if not exists {} " + each.type
-            case Check(name=own):
-                made, first = ddl.create(replace(each, validated=False)), "alter table {} drop constraint if exists {}"
-            case Trigger(name=own):
-                first = "drop trigger if exists {1} on {0}"
-            case Policy(name=own):
-                first = "drop policy if exists {1} on {0}"
-        if first:
-            yield ddl.text(SQL(first).format(name, Identifier(own)))
-        yield from map(ddl.text, made)
+            case Column():
+                add = SQL("alter table {} add column if not exists {} " + each.type)
+                yield ddl.text(add.format(name, Identifier(each.name)))
+            case RowSecurity():
+                yield from map(ddl.text, ddl.create(each))
+                yield ddl.text(SQL("call rlskit.clear({})").format(Literal(ddl.text(name))))
+            case Check():
+                yield from map(ddl.text, ddl.create(replace(each, validated=False)))
+            case Grant() | Index():
+                pass
+            case _:
+                yield from map(ddl.text, ddl.create(each))
     grants = [each for each in objects if isinstance(each, Grant)]
     yield _grants(name, [each for each in grants if each.columns is not None], role)
     yield from (ddl.text(statement) for each in grants if each.columns is None for statement in ddl.create(each))

@@ -3,6 +3,7 @@
 
 begin;
 
+drop procedure if exists rlskit.clear(regclass);
 drop procedure if exists rlskit.mark(regclass, name, text);
 drop function if exists rlskit.note_new_owner();
 drop function if exists rlskit.as_uuid(text);

@@ -183,5 +183,37 @@ end
 $rlskit$;
 comment on procedure rlskit.mark(regclass, name, text) is 'marks a policy as managed by rlskit';
 
+-- Takes away what rlskit has made on a table: policies, triggers, checks and defaults. Row security stays, so the table is closed.
+create or replace procedure rlskit.clear(in target regclass)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  statement text;
+begin
+  for statement in
+    select format('drop policy %I on %s', polname, target)
+    from pg_policy
+    where polrelid = target and obj_description(oid, 'pg_policy') like 'rlskit %'
+    union all
+    select format('drop trigger %I on %s', tgname, target)
+    from pg_trigger
+    where tgrelid = target and tgparentid = 0 and obj_description(oid, 'pg_trigger') = 'rlskit'
+    union all
+    select format('alter table %s drop constraint %I', target, conname)
+    from pg_constraint
+    where conrelid = target and contype = 'c' and obj_description(oid, 'pg_constraint') = 'rlskit'
+    union all
+    select format('alter table %s alter column %I drop default', target, attname)
+    from pg_attrdef
+    join pg_attribute on attrelid = adrelid and attnum = adnum
+    where adrelid = target and pg_get_expr(adbin, adrelid) like 'rlskit.%'
+  loop
+    execute statement;
+  end loop;
+end
+$rlskit$;
+comment on procedure rlskit.clear(regclass) is 'takes away what rlskit has made on a table';
+
 -- Whatever the default privileges of this database say.
 grant execute on all routines in schema rlskit to public;

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlskit import Open, Rule, Rules, TableRules, Unmanaged, allow, compile
 from rlskit.compiler import COMMAND_OF
 from rlskit.errors import RuleError, UnsupportedRuleError
-from rlskit.names import QualifiedName
+from rlskit.names import QualifiedName, index_name
 from rlskit.state import (
     AllBut,
     Always,
@@ -915,6 +915,8 @@ def test_long_columns_that_begin_alike_get_names_of_their_own(table: str) -> Non
     [
         pytest.param(("todo", "item_owner"), ("todo_item", "owner"), id="plain words"),
         pytest.param(("a", "b_c"), ("a_b", "c"), id="letters"),
+        pytest.param(("a_", "b"), ("a", "_b"), id="underscores where the two meet"),
+        pytest.param(("a__b", "c"), ("a", "b__c"), id="two underscores"),
     ],
 )
 def test_indexes_of_one_schema_have_names_of_their_own(one: tuple[str, str], other: tuple[str, str]) -> None:
@@ -924,6 +926,17 @@ def test_indexes_of_one_schema_have_names_of_their_own(one: tuple[str, str], oth
     made = [each.name for each in state if isinstance(each, Index)]
 
     assert len(set(made)) == 2
+
+
+UNDERSCORED = st.text("a_", min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(one=st.tuples(UNDERSCORED, UNDERSCORED), other=st.tuples(UNDERSCORED, UNDERSCORED))
+def test_no_two_columns_of_a_schema_share_an_indexs_name(one: tuple[str, str], other: tuple[str, str]) -> None:
+    names = [index_name(QualifiedName("public", table), column) for table, column in (one, other)]
+
+    assert (names[0] == names[1]) == (one == other)
 
 
 # --- always the same -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -170,3 +171,10 @@ def test_what_the_user_declares_wrongly_is_a_value_error() -> None:
         "RuleFileError",
         "InvalidIdentityError",
     }
+
+
+def test_every_code_has_a_section_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "errors.md").read_text()
+    documented = re.findall(r"^## (E\d+) (\w+)$", page, re.MULTILINE)
+
+    assert documented == [(code, name) for name, _, _, code in drawn() if code]

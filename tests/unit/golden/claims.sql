@@ -6,15 +6,13 @@ alter table "crm"."contact" add column if not exists "editors" text[];
 alter table "crm"."contact" add column if not exists "owner" text;
 alter table "crm"."contact" enable row level security;
 alter table "crm"."contact" force row level security;
+call rlskit.clear('"crm"."contact"');
 grant usage on schema "crm" to "app_user";
 alter table "crm"."contact" alter column "owner" set default rlskit.identity();
-alter table "crm"."contact" drop constraint if exists "rlskit_editors_check";
 alter table "crm"."contact" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
 comment on constraint "rlskit_editors_check" on "crm"."contact" is 'rlskit';
-alter table "crm"."contact" drop constraint if exists "rlskit_owner_check";
 alter table "crm"."contact" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
 comment on constraint "rlskit_owner_check" on "crm"."contact" is 'rlskit';
-drop policy if exists "rlskit_delete" on "crm"."contact";
 create policy "rlskit_delete" on "crm"."contact"
   as permissive for delete
   to "app_user"
@@ -22,7 +20,6 @@ create policy "rlskit_delete" on "crm"."contact"
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
   );
 call rlskit.mark('"crm"."contact"', 'rlskit_delete', '26a0015c69339eac');
-drop policy if exists "rlskit_insert" on "crm"."contact";
 create policy "rlskit_insert" on "crm"."contact"
   as permissive for insert
   to "app_user"
@@ -30,7 +27,6 @@ create policy "rlskit_insert" on "crm"."contact"
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
   );
 call rlskit.mark('"crm"."contact"', 'rlskit_insert', '08abd11bb06bb562');
-drop policy if exists "rlskit_select" on "crm"."contact";
 create policy "rlskit_select" on "crm"."contact"
   as permissive for select
   to "app_user"
@@ -39,7 +35,6 @@ create policy "rlskit_select" on "crm"."contact"
     or "editors" && (select rlskit.identities('full', 'sub'))::text[]
   );
 call rlskit.mark('"crm"."contact"', 'rlskit_select', 'c142fe1b56ced487');
-drop policy if exists "rlskit_update" on "crm"."contact";
 create policy "rlskit_update" on "crm"."contact"
   as permissive for update
   to "app_user"
@@ -105,15 +100,13 @@ begin;
 alter table "crm"."note" add column if not exists "editors" text[];
 alter table "crm"."note" enable row level security;
 alter table "crm"."note" force row level security;
+call rlskit.clear('"crm"."note"');
 grant usage on schema "crm" to "app_user";
 alter table "crm"."note" alter column "editors" set default rlskit.list_of(rlskit.identity());
-alter table "crm"."note" drop constraint if exists "rlskit_editors_check";
 alter table "crm"."note" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
 comment on constraint "rlskit_editors_check" on "crm"."note" is 'rlskit';
-drop trigger if exists "zz_rlskit_reassign" on "crm"."note";
 create trigger "zz_rlskit_reassign" before update of "editors" on "crm"."note" for each row execute function "rlskit"."note_new_owner"('editors');
 comment on trigger "zz_rlskit_reassign" on "crm"."note" is 'rlskit';
-drop policy if exists "rlskit_insert" on "crm"."note";
 create policy "rlskit_insert" on "crm"."note"
   as permissive for insert
   to "app_user"
@@ -121,7 +114,6 @@ create policy "rlskit_insert" on "crm"."note"
     "editors" && array[(select rlskit.identity())]
   );
 call rlskit.mark('"crm"."note"', 'rlskit_insert', '18a5e236ab66576f');
-drop policy if exists "rlskit_select" on "crm"."note";
 create policy "rlskit_select" on "crm"."note"
   as permissive for select
   to "app_user"
@@ -130,7 +122,6 @@ create policy "rlskit_select" on "crm"."note"
     or (ctid = '(4294967295,0)'::tid and ("editors" && array[current_setting('rlskit.moving_to', true)]))
   );
 call rlskit.mark('"crm"."note"', 'rlskit_select', '941740d5f89dc071');
-drop policy if exists "rlskit_update" on "crm"."note";
 create policy "rlskit_update" on "crm"."note"
   as permissive for update
   to "app_user"
@@ -190,12 +181,11 @@ begin;
 alter table "public"."invoice" add column if not exists "customer" text;
 alter table "public"."invoice" enable row level security;
 alter table "public"."invoice" force row level security;
+call rlskit.clear('"public"."invoice"');
 grant usage on schema "public" to "app_user";
 alter table "public"."invoice" alter column "customer" set default rlskit.claim('email'::text);
-alter table "public"."invoice" drop constraint if exists "rlskit_customer_check";
 alter table "public"."invoice" add constraint "rlskit_customer_check" check ("customer" <> '') not valid;
 comment on constraint "rlskit_customer_check" on "public"."invoice" is 'rlskit';
-drop policy if exists "rlskit_insert" on "public"."invoice";
 create policy "rlskit_insert" on "public"."invoice"
   as permissive for insert
   to "app_user"
@@ -203,7 +193,6 @@ create policy "rlskit_insert" on "public"."invoice"
     "customer" = (select rlskit.claim('email'::text))
   );
 call rlskit.mark('"public"."invoice"', 'rlskit_insert', '1ac56227a724ecd5');
-drop policy if exists "rlskit_select" on "public"."invoice";
 create policy "rlskit_select" on "public"."invoice"
   as permissive for select
   to "app_user"

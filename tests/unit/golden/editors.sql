@@ -7,18 +7,15 @@ alter table "app"."todo" add column if not exists "editors" text[];
 alter table "app"."todo" add column if not exists "owner" text;
 alter table "app"."todo" enable row level security;
 alter table "app"."todo" force row level security;
+call rlskit.clear('"app"."todo"');
 grant usage on schema "app" to "app_user";
 alter table "app"."todo" alter column "owner" set default rlskit.identity();
-alter table "app"."todo" drop constraint if exists "rlskit_editors_check";
 alter table "app"."todo" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
 comment on constraint "rlskit_editors_check" on "app"."todo" is 'rlskit';
-alter table "app"."todo" drop constraint if exists "rlskit_owner_check";
 alter table "app"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
 comment on constraint "rlskit_owner_check" on "app"."todo" is 'rlskit';
-drop trigger if exists "zz_rlskit_reassign" on "app"."todo";
 create trigger "zz_rlskit_reassign" before update of "editors" on "app"."todo" for each row execute function "rlskit"."note_new_owner"('owner', 'editors');
 comment on trigger "zz_rlskit_reassign" on "app"."todo" is 'rlskit';
-drop policy if exists "rlskit_delete" on "app"."todo";
 create policy "rlskit_delete" on "app"."todo"
   as permissive for delete
   to "app_user"
@@ -26,7 +23,6 @@ create policy "rlskit_delete" on "app"."todo"
     "owner" = any ((select rlskit.identities())::text[])
   );
 call rlskit.mark('"app"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
-drop policy if exists "rlskit_insert" on "app"."todo";
 create policy "rlskit_insert" on "app"."todo"
   as permissive for insert
   to "app_user"
@@ -34,7 +30,6 @@ create policy "rlskit_insert" on "app"."todo"
     "owner" = any ((select rlskit.identities())::text[])
   );
 call rlskit.mark('"app"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
-drop policy if exists "rlskit_select" on "app"."todo";
 create policy "rlskit_select" on "app"."todo"
   as permissive for select
   to "app_user"
@@ -44,7 +39,6 @@ create policy "rlskit_select" on "app"."todo"
     or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true) or "editors" && array[current_setting('rlskit.moving_to', true)]))
   );
 call rlskit.mark('"app"."todo"', 'rlskit_select', '1a2a70ea4a9df060');
-drop policy if exists "rlskit_update" on "app"."todo";
 create policy "rlskit_update" on "app"."todo"
   as permissive for update
   to "app_user"

@@ -4,8 +4,8 @@
 begin;
 alter table "public"."country" enable row level security;
 alter table "public"."country" force row level security;
+call rlskit.clear('"public"."country"');
 grant usage on schema "public" to "app_user";
-drop policy if exists "rlskit_select" on "public"."country";
 create policy "rlskit_select" on "public"."country"
   as permissive for select
   to "app_user"
@@ -58,8 +58,8 @@ commit;
 begin;
 alter table "public"."wiki" enable row level security;
 alter table "public"."wiki" force row level security;
+call rlskit.clear('"public"."wiki"');
 grant usage on schema "public" to "app_user";
-drop policy if exists "rlskit_delete" on "public"."wiki";
 create policy "rlskit_delete" on "public"."wiki"
   as permissive for delete
   to "app_user"
@@ -67,7 +67,6 @@ create policy "rlskit_delete" on "public"."wiki"
     true
   );
 call rlskit.mark('"public"."wiki"', 'rlskit_delete', '1f7eac9e32f0bdbe');
-drop policy if exists "rlskit_insert" on "public"."wiki";
 create policy "rlskit_insert" on "public"."wiki"
   as permissive for insert
   to "app_user"
@@ -75,7 +74,6 @@ create policy "rlskit_insert" on "public"."wiki"
     true
   );
 call rlskit.mark('"public"."wiki"', 'rlskit_insert', '967e201ab33498d5');
-drop policy if exists "rlskit_select" on "public"."wiki";
 create policy "rlskit_select" on "public"."wiki"
   as permissive for select
   to "app_user"
@@ -83,7 +81,6 @@ create policy "rlskit_select" on "public"."wiki"
     true
   );
 call rlskit.mark('"public"."wiki"', 'rlskit_select', '1f7eac9e32f0bdbe');
-drop policy if exists "rlskit_update" on "public"."wiki";
 create policy "rlskit_update" on "public"."wiki"
   as permissive for update
   to "app_user"

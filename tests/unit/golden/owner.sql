@@ -6,15 +6,13 @@ begin;
 alter table "public"."todo" add column if not exists "owner" text;
 alter table "public"."todo" enable row level security;
 alter table "public"."todo" force row level security;
+call rlskit.clear('"public"."todo"');
 grant usage on schema "public" to "app_user";
 alter table "public"."todo" alter column "owner" set default rlskit.identity();
-alter table "public"."todo" drop constraint if exists "rlskit_owner_check";
 alter table "public"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
 comment on constraint "rlskit_owner_check" on "public"."todo" is 'rlskit';
-drop trigger if exists "zz_rlskit_reassign" on "public"."todo";
 create trigger "zz_rlskit_reassign" before update of "owner" on "public"."todo" for each row execute function "rlskit"."note_new_owner"('owner');
 comment on trigger "zz_rlskit_reassign" on "public"."todo" is 'rlskit';
-drop policy if exists "rlskit_delete" on "public"."todo";
 create policy "rlskit_delete" on "public"."todo"
   as permissive for delete
   to "app_user"
@@ -22,7 +20,6 @@ create policy "rlskit_delete" on "public"."todo"
     "owner" = any ((select rlskit.identities())::text[])
   );
 call rlskit.mark('"public"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
-drop policy if exists "rlskit_insert" on "public"."todo";
 create policy "rlskit_insert" on "public"."todo"
   as permissive for insert
   to "app_user"
@@ -30,7 +27,6 @@ create policy "rlskit_insert" on "public"."todo"
     "owner" = any ((select rlskit.identities())::text[])
   );
 call rlskit.mark('"public"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
-drop policy if exists "rlskit_select" on "public"."todo";
 create policy "rlskit_select" on "public"."todo"
   as permissive for select
   to "app_user"
@@ -39,7 +35,6 @@ create policy "rlskit_select" on "public"."todo"
     or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true)))
   );
 call rlskit.mark('"public"."todo"', 'rlskit_select', 'c449d49bba01d25e');
-drop policy if exists "rlskit_update" on "public"."todo";
 create policy "rlskit_update" on "public"."todo"
   as permissive for update
   to "app_user"

@@ -5,12 +5,11 @@ begin;
 alter table "public"."Order" add column if not exists "placed ""by""" text;
 alter table "public"."Order" enable row level security;
 alter table "public"."Order" force row level security;
+call rlskit.clear('"public"."Order"');
 grant usage on schema "public" to "app-user";
 alter table "public"."Order" alter column "placed ""by""" set default rlskit.identity();
-alter table "public"."Order" drop constraint if exists "rlskit_placed ""by""_check";
 alter table "public"."Order" add constraint "rlskit_placed ""by""_check" check ("placed ""by""" <> '') not valid;
 comment on constraint "rlskit_placed ""by""_check" on "public"."Order" is 'rlskit';
-drop policy if exists "rlskit_insert" on "public"."Order";
 create policy "rlskit_insert" on "public"."Order"
   as permissive for insert
   to "app-user"
@@ -18,7 +17,6 @@ create policy "rlskit_insert" on "public"."Order"
     "placed ""by""" = any ((select rlskit.identities())::text[])
   );
 call rlskit.mark('"public"."Order"', 'rlskit_insert', 'edc3234ea34c3d89');
-drop policy if exists "rlskit_select" on "public"."Order";
 create policy "rlskit_select" on "public"."Order"
   as permissive for select
   to "app-user"
@@ -76,14 +74,12 @@ begin;
 alter table "Ünï"."select" add column if not exists "a\b%s{}" text[];
 alter table "Ünï"."select" enable row level security;
 alter table "Ünï"."select" force row level security;
+call rlskit.clear('"Ünï"."select"');
 grant usage on schema "Ünï" to "app-user";
-alter table "Ünï"."select" drop constraint if exists "rlskit_a\b%s{}_check";
 alter table "Ünï"."select" add constraint "rlskit_a\b%s{}_check" check (coalesce(array_ndims("a\b%s{}"), 1) = 1 and array_position("a\b%s{}", null) is null and '' <> all ("a\b%s{}")) not valid;
 comment on constraint "rlskit_a\b%s{}_check" on "Ünï"."select" is 'rlskit';
-drop trigger if exists "zz_rlskit_reassign" on "Ünï"."select";
 create trigger "zz_rlskit_reassign" before update of "a\b%s{}" on "Ünï"."select" for each row execute function "rlskit"."note_new_owner"( E'a\\b%s{}');
 comment on trigger "zz_rlskit_reassign" on "Ünï"."select" is 'rlskit';
-drop policy if exists "rlskit_select" on "Ünï"."select";
 create policy "rlskit_select" on "Ünï"."select"
   as permissive for select
   to "app-user"
@@ -92,7 +88,6 @@ create policy "rlskit_select" on "Ünï"."select"
     or (ctid = '(4294967295,0)'::tid and ("a\b%s{}" && array[current_setting('rlskit.moving_to', true)]))
   );
 call rlskit.mark('"Ünï"."select"', 'rlskit_select', 'b7474e5203539e68');
-drop policy if exists "rlskit_update" on "Ünï"."select";
 create policy "rlskit_update" on "Ünï"."select"
   as permissive for update
   to "app-user"
