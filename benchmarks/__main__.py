@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from collections import defaultdict
+from functools import partial
 from time import perf_counter
 
 import psycopg
 
 from benchmarks import build, database, demo, identity, imports, reads, tables
+from benchmarks.measure import timed
 
 ALONE = {"imports": imports.run, "demo": demo.run}
 ON_EACH_SERVER = {"tables": tables.run, "reads": reads.run, "identity": identity.run, "build": build.run}
@@ -25,15 +28,17 @@ def main() -> None:
         parser.error(f"no benchmark is named {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 
     print(_machine())
+    took: dict[str, float] = defaultdict(float)
     for name, run in ALONE.items():
         if name in names:
-            run()
+            took[name] += timed(run)[0]
     if ON_EACH_SERVER.keys() & set(names):
         for server in database.servers():
             for name, measure in ON_EACH_SERVER.items():
                 if name in names:
-                    measure(server)
-    print(f"\nTotal: {perf_counter() - began:.0f} s. Load at the end: {_load()}.")
+                    took[name] += timed(partial(measure, server))[0]
+    parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in took.items())
+    print(f"\nTotal: {perf_counter() - began:.0f} s ({parts}). Load at the end: {_load()}.")
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ import pytest
 
 import rlskit
 from rlskit import Rules, TableRules, allow, catalog
+from rlskit.planner import compare
 from rlskit.state import Check, Index, TableObject, Usage
 from tests.support import Database
 
@@ -162,3 +163,15 @@ def test_the_locks_are_those_that_the_plan_names(rows: int, database: Database) 
                 held[step.says] = named[step.says]  # PostgreSQL 15 takes none at all
 
     assert held == named
+
+
+def test_a_check_takes_only_the_locks_of_reading(database: Database) -> None:
+    database.execute("create table todo (id serial)", "insert into todo default values")
+    rules = database.apply(TableRules("todo", allow.owner()))
+    locks = "select distinct mode from pg_locks where pid = pg_backend_pid() and relation = 'public.todo'::regclass"
+    with database.connect_as_owner() as other, database.connect_as_owner() as conn:
+        other.execute("lock table todo in exclusive mode")  # all that lets others read
+        with conn.transaction():
+            conn.execute("set local lock_timeout = '2s'")
+            assert compare(conn, rules).conforms
+            assert conn.execute(locks).fetchall() in ([], [("AccessShareLock",)])
