@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, LiteralString
 
 from psycopg import Connection
-from psycopg.errors import InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import CheckViolation, InsufficientPrivilege, LockNotAvailable
 from psycopg.pq import TransactionStatus
 
 from rlskit.errors import PlanError
@@ -59,6 +59,11 @@ def carry_out(
                 raise PlanError(
                     f"no lock on {place} within {lock_timeout:g} seconds",
                     hint="others are at work on it: apply again, or with a longer --lock-timeout; what was done so far stays",
+                ) from error
+            except CheckViolation as error:
+                raise PlanError(
+                    f"{place}: {error.diag.message_primary}",
+                    hint="the rules are in force; set the empty names to NULL or to an owner's, and apply again",
                 ) from error
             except InsufficientPrivilege as error:
                 raise PlanError(

@@ -213,10 +213,13 @@ def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
         match step.after:
             case Column(table=table) if has_rows(made.database, table):
                 rows = cursor.execute(ddl.count_of(table)).fetchone()
-                yield replace(
-                    step,
-                    why=f"{step.why}; the {rows} rows there are will belong to nobody until somebody names their owners",
+                # Where row security is on already, its owner is shown no rows either.
+                there_are = (
+                    f"{counted(rows, 'row')} that {'is' if rows == 1 else 'are'} there"
+                    if rows
+                    else "rows that are there"
                 )
+                yield replace(step, why=f"{step.why}; the {there_are} will name nobody in it until somebody does")
                 continue
             case Check(table=table, validated=False) if step.after.column in made.database.tables[table].columns:
                 if rows := cursor.execute(ddl.count_of(table, step.after.expression)).fetchone():

@@ -196,6 +196,30 @@ def test_rows_with_an_empty_owner_are_counted_and_refused(database: Database) ->
     )
 
 
+def test_rows_that_row_security_hides_from_the_owner_are_found_when_the_check_is_validated(database: Database) -> None:
+    database.execute("create table todo (id int, owner text)", "insert into todo values (1, '')")
+    database.execute("alter table todo enable row level security", "alter table todo force row level security")
+    with pytest.raises(PlanError) as caught:
+        database.apply(TableRules("todo", allow.owner()))
+    assert str(caught.value) == (
+        'table `public.todo`: check constraint "rlskit_owner_check" of relation "todo" is violated by some row\n'
+        "hint: the rules are in force; set the empty names to NULL or to an owner's, and apply again"
+    )
+    assert [step.says for step in database.plan(TableRules("todo", allow.owner())) if "validate" in step.says] == [
+        "validate check rlskit_owner_check"
+    ]
+    with database.connect(autocommit=True) as admin:
+        admin.execute("update todo set owner = null")
+    database.apply(TableRules("todo", allow.owner()))
+
+
+def test_a_column_is_added_with_the_number_of_rows_that_will_be_nobodys(database: Database) -> None:
+    database.execute("create table todo (id int)", "insert into todo values (1), (2)")
+    (step,) = [each for each in database.plan(TableRules("todo", allow.owner())) if "add column" in each.says]
+
+    assert step.why == "allow.owner(); the 2 rows that are there will name nobody in it until somebody does"
+
+
 def test_a_newer_runtime(database: Database) -> None:
     database.apply()
     database.execute("update rlskit.version set version_num = '9000'")
