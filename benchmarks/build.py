@@ -20,7 +20,7 @@ from rlskit import Plan, Rules, TableRules, allow, installer
 from rlskit.server import Running
 
 PAUSE = 0.001  # seconds between two statements of the reader, and of the writer
-QUIET = 5  # seconds in which they are watched for comparison
+QUIET = 3  # seconds in which they are watched for comparison
 RULES = Rules(TableRules("busy", allow.owner(), allow.owners_defined_in("owners")), role=APP)
 
 
@@ -40,7 +40,7 @@ class Span(NamedTuple):
 
 def run(server: Running) -> None:
     with fresh_database(server, "build") as dsn, psycopg.connect(dsn, autocommit=True) as conn:
-        fill(conn, "busy")
+        fill(conn, "busy", "owner", "owners")
         settle(conn)
         installer.install(conn)
         stop = Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection
@@ -15,12 +15,21 @@ from rlskit import Identity
 from rlskit.server import EmbeddedWheel, LocalBinaries, Running, start
 
 ROWS = 1_000_000
-PEOPLE = 10_000  # so that everybody owns a hundred rows, each on a page of its own
 APP, SUPPORT = "app", "support"  # the application's ordinary login, and the role past row security
 
 ME = Identity(sub="sub-42", username="user-42", claims={"email": "42@example.com"})
 FULL, SUB, USERNAME = ME.spellings
 MAIL = ME.claims["email"]
+
+# Everybody owns a hundred rows, each on a page of its own, and is among the two owners of another hundred.
+_OWNERS: dict[str, LiteralString] = {
+    "owner": "format('sub-%1$s::user-%1$s', id % 10000) as owner",
+    "payer": "format('%s@example.com', id % 10000) as payer",
+    "owners": """array[
+        format('sub-%1$s::user-%1$s', id % 20000),
+        format('sub-%1$s::user-%1$s', id * 7 % 20000 + 1)
+    ] as owners""",
+}
 
 
 def servers() -> Iterator[Running]:
@@ -50,31 +59,19 @@ def fresh_database(server: Running, name: str) -> Iterator[str]:
             conn.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
-def fill(conn: Connection[Any], *tables: str) -> None:
-    """Make tables of the same million rows: everybody owns a hundred of them, and is one of two owners of a hundred."""
-    first, *others = map(Identifier, tables)
+def fill(conn: Connection[Any], table: str, *columns: str) -> None:
+    """Make a table of a million rows with these of the columns above."""
+    name, chosen = Identifier(table), SQL(", ").join(SQL(_OWNERS[column]) for column in columns)
     conn.execute(
         SQL(
             """
-            create table {table} as
-            select
-              id,
-              'row number ' || id as title,
-              timestamptz '2025-01-01' + id * interval '1 second' as created_at,
-              format('sub-%1$s::user-%1$s', id % {people}) as owner,
-              format('%s@example.com', id % {people}) as payer,
-              array[
-                format('sub-%1$s::user-%1$s', id % (2 * {people})),
-                format('sub-%1$s::user-%1$s', id * 7 % (2 * {people}) + 1)
-              ] as owners
-            from generate_series(1, {rows}) as id
+            create table {} as
+            select id, 'row number ' || id as title, timestamptz '2025-01-01' + id * interval '1 second' as created_at, {}
+            from generate_series(1, {}) as id
             """
-        ).format(table=first, people=PEOPLE, rows=ROWS)
+        ).format(name, chosen, ROWS)
     )
-    for name in others:
-        conn.execute(SQL("create table {} as table {}").format(name, first))
-    for name in (first, *others):
-        conn.execute(SQL("alter table {} add primary key (id)").format(name))
+    conn.execute(SQL("alter table {} add primary key (id)").format(name))
 
 
 def settle(conn: Connection[Any]) -> None:

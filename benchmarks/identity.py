@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Identifier
 
 import rlskit
 from benchmarks.database import APP, FULL, ME, fresh_database
-from benchmarks.measure import Spread, interleaved, ratios, report, round_trips
+from benchmarks.measure import Spread, interleaved, one_core, ratios, report, round_trips
 from rlskit import Rules, TableRules, allow, as_user
 from rlskit.server import Running
 
@@ -25,11 +25,11 @@ def run(server: Running) -> None:
     with fresh_database(server, "identity") as dsn:
         with psycopg.connect(dsn) as conn:
             _prepare(conn)
-        with psycopg.connect(make_conninfo(dsn, user=APP)) as conn:
+        with psycopg.connect(make_conninfo(dsn, user=APP)) as conn, one_core(conn) as cores:
             rows = _rows(conn)
     report(
         f"identity: a transaction with one read by primary key, in microseconds (PostgreSQL {server.version})",
-        f"One connection over a Unix socket; {ROUNDS} rounds of {BATCH} transactions, interleaved in random order; "
+        f"One connection over a Unix socket, {cores}; {ROUNDS} rounds of {BATCH} transactions, interleaved in random order; "
         "median (quartiles); the ratio is to the first line, round by round; round trips by libpq's trace.",
         ["transaction", "a transaction", "ratio", "round trips"],
         rows,
@@ -77,7 +77,7 @@ def _rows(conn: Connection[Any]) -> list[list[str]]:
             name,
             f"{Spread.of([each * 1e6 for each in results[name]]):.0f}",
             f"{ratios(results[name], first):.2f}",
-            str(round_trips(conn, transaction)),
+            str(round_trips(conn, transaction)[0]),
         ]
         for name, transaction in transactions.items()
     ]

@@ -24,7 +24,7 @@ def run(server: Running) -> None:
     report(
         f"tables: rules for many tables, in seconds (PostgreSQL {server.version})",
         "Each table: a serial, five text columns, one owner or a list of editors, one protected column. "
-        f"sql: median of {TIMES}, its peak by tracemalloc; the others once, after a run whose round trips libpq's trace counted.",
+        f"sql: median of {TIMES}, its peak by tracemalloc; the others once, with round trips by libpq's trace.",
         ["tables", "sql", "plan", "apply", "check", "plan's round trips", "check's", "memory of sql", "per table"],
         [_row(server, size) for size in SIZES],
     )
@@ -38,11 +38,9 @@ def _row(server: Running, size: int) -> list[str]:
             columns = SQL("id serial primary key, a text, b text, c text, d text, e text")
             conn.execute(SQL("create table {} ({})").format(Identifier(table.name.name), columns))
         conn.commit()
-        planning_trips = round_trips(conn, partial(rlskit.plan, conn, rules))
-        planning, made = timed(partial(rlskit.plan, conn, rules))
+        planning_trips, (planning, made) = round_trips(conn, partial(timed, partial(rlskit.plan, conn, rules)))
         applying, _ = timed(partial(made.apply, conn))
-        checking_trips = round_trips(conn, partial(compare, conn, rules))
-        checking, checked = timed(partial(compare, conn, rules))
+        checking_trips, (checking, checked) = round_trips(conn, partial(timed, partial(compare, conn, rules)))
         assert checked.conforms
     return [
         str(size),
