@@ -16,6 +16,7 @@ from rlskit.steps import Step
 from rlskit.words import counted
 
 # Two applies at once would undo each other's work halfway; the number is rlskit's own, "rlsk" in ASCII.
+_SEARCH_PATH = "set local search_path = pg_catalog, pg_temp"  # no operator of anybody's gets into a policy
 _ADVISORY_LOCK = 0x726C736B
 
 
@@ -50,9 +51,11 @@ def carry_out(
             try:
                 if group[0].phase == "table":
                     with conn.transaction():
+                        conn.execute(_SEARCH_PATH)
                         _limit_waiting(conn, lock_timeout, "set local")
                         _run(conn, group)
                 else:
+                    conn.execute(_SEARCH_PATH.replace("local ", ""))
                     _limit_waiting(conn, 0 if _concurrent(group) else lock_timeout, "set")
                     _run(conn, group)
             except LockNotAvailable as error:
@@ -112,5 +115,5 @@ def _alone(conn: Connection[Any]) -> Iterator[None]:
     finally:
         if not conn.closed:
             conn.rollback()  # a file that brings its own BEGIN may have failed inside it
-            conn.execute("reset lock_timeout")
+            conn.execute("reset lock_timeout; reset search_path")
             conn.execute("select pg_advisory_unlock(%s)", [_ADVISORY_LOCK])

@@ -38,6 +38,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     by_oid = {row.oid: QualifiedName(row.schema_name, row.table_name) for row in rows}
     query.oids = list(by_oid)
     (server,) = query("server")
+    known = Server(**_tuples(server._asdict()))
 
     objects: list[TableObject] = [
         RowSecurity(table=by_oid[row.oid], enabled=row.enabled, forced=row.forced) for row in rows
@@ -59,7 +60,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
             alterable=row.alterable,
             has_rows=row.has_rows,
             ancestors=tuple(sorted(by_oid[oid] for oid in row.ancestors)),
-            parents=tuple(sorted(by_oid[oid] for oid in row.parents if oid in by_oid)),
+            parents=tuple(QualifiedName(*parent) for parent in row.parents),
             columns=columns[row.oid],
             indexes=tuple(indexes[row.oid]),
             checks=frozenset(checks[row.oid]),
@@ -69,14 +70,15 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     return Database(
         state=State(frozenset([*objects, *defaults, *index_objects, *check_objects])),
         asked=tuple(wanted),
-        server=Server(**{**server._asdict(), "role_may_become": tuple(server.role_may_become)}),
+        server=known,
         tables=facts,
         foreign=tuple(foreign),
         functions={
             row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes, row.body)
             for row in query("runtime")
         },
-        runtime_version=runtime_version(conn),
+        # What the role could have put there is not run, not even to ask for its version.
+        runtime_version=None if known.runtime_is_the_roles else runtime_version(conn),
     )
 
 
@@ -88,6 +90,10 @@ def runtime_version(conn: Connection[Any]) -> str | None:
     except Error:
         return None
     return str(next(iter(row.values())) if isinstance(row, dict) else row[0]) if row else None
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
 class _Query:
@@ -165,9 +171,9 @@ def _privileges(query: _Query, tables: Tables, role: str) -> tuple[list[TableObj
         elif row.level == "table":
             grant = Grant(table=table, role=row.grantee, privilege=row.privilege, columns=None)
             objects.append(grant) if row.direct else foreign.append(_held(grant, role))
-        elif row.direct and row.privilege == "usage":
+        elif row.direct and (row.level == "sequence" or row.privilege == "usage"):
             sequence = QualifiedName(row.schema_name, row.name) if row.level == "sequence" else None
-            objects.append(Usage(table=table, role=row.grantee, sequence=sequence))
+            objects.append(Usage(table=table, role=row.grantee, sequence=sequence, privilege=row.privilege))
     for (oid, grantee, privilege, direct), names in columns.items():
         grant = Grant(table=tables[oid], role=grantee, privilege=privilege, columns=tuple(sorted(names)))
         objects.append(grant) if direct else foreign.append(_held(grant, role))
@@ -176,9 +182,13 @@ def _privileges(query: _Query, tables: Tables, role: str) -> tuple[list[TableObj
 
 def _held(grant: Grant, role: str) -> Foreign:
     what = grant.privilege if grant.columns is None else f"{grant.privilege} ({', '.join(sorted(grant.named))})"
-    holder = "PUBLIC" if grant.role == "public" else f"role `{grant.role}`"
+    holder = "PUBLIC" if grant.role == "public" else f"role `{grant.role}`, which it is in or which is in it"
     return Foreign(
-        grant.table, f"privilege of {grant.role}", f"`{role}` also holds {what} through {holder}", True, grant
+        grant.table,
+        f"privilege {grant.privilege} of {grant.role}",
+        f"`{role}` also holds {what} through {holder}",
+        True,
+        grant,
     )
 
 

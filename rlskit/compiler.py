@@ -282,6 +282,18 @@ def _advice(access: Access) -> list[Advice]:
             f"who may update a row may give it away by writing {columns}; reads pay for it (see `make bench`). To keep rows with their "
             'owners protect the column with allow.same().to("read", "delete"), or say reassign="never"'
         )
+    for column in access.reassignable:
+        others = [person for person in access.on_column(column.name, "update") if person.column != column]
+        if others and not column.many:
+            who = ", ".join(f"`{person.column.name}`" for person in others)
+            found.append(f"whoever {who} names may write `{column.name}` too, and so take a row over")
+    claims = {
+        column: {person.claim for person in _people(_all_rules(access)) if person.column == column}
+        for column in access.owner_columns
+    }
+    for column, compared in claims.items():
+        if len(compared) > 1:
+            found.append(f"`{column.name}` is compared with different claims: one user's claim could be another's name")
     if access.on_table("delete") and not access.on_row("delete"):
         found.append(f"nobody may delete a row, because {_delete_is_held_by(access)}")
     return [Advice(access.table, text) for text in found]

@@ -303,8 +303,17 @@ def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralSt
     role = SQL("public") if given.role == "public" else Identifier(given.role)
     if isinstance(given, Usage):
         if given.sequence is None:
-            return _format("{} usage on schema {} {} {}", SQL(verb), given.table.schema, SQL(preposition), role)
-        return _format("{} usage on sequence {} {} {}", SQL(verb), qualified(given.sequence), SQL(preposition), role)
+            return _format(
+                "{} {} on schema {} {} {}", SQL(verb), SQL(given.privilege), given.table.schema, SQL(preposition), role
+            )
+        return _format(
+            "{} {} on sequence {} {} {}",
+            SQL(verb),
+            SQL(given.privilege),
+            qualified(given.sequence),
+            SQL(preposition),
+            role,
+        )
     privilege = SQL(given.privilege)
     what = privilege if given.columns is None else _format("{} ({})", privilege, _names(sorted(given.named)))
     return _format("{} {} on {} {} {}", SQL(verb), what, qualified(given.table), SQL(preposition), role)

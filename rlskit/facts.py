@@ -73,6 +73,12 @@ class Server:
     role_exists: bool
     role_bypasses: bool
     role_may_become: tuple[str, ...]
+    runtime_owners: tuple[str, ...]
+
+    @property
+    def runtime_is_the_roles(self) -> str | None:
+        """An owner of something in the schema rlskit that the role may become; None, as it should be, where there is none."""
+        return next((each for each in self.runtime_owners if each in self.role_may_become), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ def fit(wanted: State, database: Database, role: str) -> State:
                 families[ancestor].append(facts)
     objects: list[TableObject] = []
     for table in sorted(wanted.tables):
+        for part in families[table]:
+            _check_owner(part, database)
         objects += _fit_table(_facts(database, table), wanted.of(table), families[table])
     objects += _leaving(wanted, database)
     return replace(wanted, objects=frozenset(objects))
@@ -75,10 +77,15 @@ def _check_role(database: Database, role: str) -> None:
             f"role `{role}` does not exist",
             hint=f'create role "{role}" nologin, and grant it to the logins of the application',
         )
+    if owner := database.server.runtime_is_the_roles:
+        raise PlanError(
+            f"the application's role owns things in the schema rlskit, or may become `{owner}`, who does: it could rewrite who is who",
+            hint="drop the schema rlskit and let the owner of the tables or a DBA install it; revoke create on the database from the application",
+        )
     if database.server.role_bypasses:
         raise PlanError(
-            f"role `{role}` is a superuser or has BYPASSRLS, so no rule would bind it",
-            hint=f'alter role "{role}" nosuperuser nobypassrls, or name another role',
+            f"role `{role}` is, or may become, a superuser or a role that reaches past row security, so no rule would bind it",
+            hint=f'alter role "{role}" nosuperuser nobypassrls noreplication, revoke pg_read_all_data and its like, or name another role',
         )
 
 
@@ -95,12 +102,21 @@ def _facts(database: Database, table: QualifiedName) -> TableFacts:
             else "leave it out"
         )
         raise PlanError(f"`{table}` is a {facts.kind}, and PostgreSQL has no row security there", hint=way_out)
-    if facts.owner in database.server.role_may_become:
+    _check_owner(facts, database)
+    if outside := [parent for parent in facts.parents if parent not in database.tables]:
         raise PlanError(
-            f"the application's role owns table `{table}`, or may become its owner `{facts.owner}`, who can lift the rules",
-            hint=f'alter table {table} owner to another role, or revoke "{facts.owner}" from the application',
+            f"table `{table}` is a part of `{outside[0]}`, which has no rules and could be reached in its place",
+            hint=f"put the rules on `{outside[0]}`: they hold for its parts",
         )
     return facts
+
+
+def _check_owner(facts: TableFacts, database: Database) -> None:
+    if facts.owner in database.server.role_may_become:
+        raise PlanError(
+            f"the application's role owns table `{facts.name}`, or may become its owner `{facts.owner}`, who can lift the rules",
+            hint=f'alter table {facts.name} owner to another role, or revoke "{facts.owner}" from the application',
+        )
 
 
 def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[TableFacts]) -> Iterator[TableObject]:

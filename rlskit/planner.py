@@ -68,7 +68,7 @@ class Plan(Sequence[Step]):
 
     def sql(self) -> str:
         """The statements as one script for ``psql -v ON_ERROR_STOP=1``, one transaction a table."""
-        parts = []
+        parts = ["set search_path = pg_catalog, pg_temp;"] if self.steps else []
         for table, steps in self.by_table().items():
             parts.append(ddl.comment(table or "the schema rlskit"))
             for phase in PHASES:

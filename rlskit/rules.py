@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -181,7 +182,7 @@ class TableRules:
     ``"app.todo"``), which models leave out. ``columns`` replaces the table's rules for a column; an empty list there means nobody.
     ``match`` narrows the spellings of every rule that names none and compares no claim. ``reassign="never"`` lets nobody write
     themselves out of a row: whoever updates it has to be named by it afterwards too. ``keep`` allows foreign policies and privileges by name, each
-    with a reason: ``{"policy auditors": "…", "privilege of reporting": "…"}``. Raises RuleError.
+    with a reason: ``{"policy auditors": "…", "privilege select of reporting": "…"}``. Raises RuleError.
     """
 
     table: QualifiedName | str | None
@@ -229,10 +230,10 @@ class TableRules:
                 key="reassign",
             )
         for what, reason in (keep or {}).items():
-            if not isinstance(what, str) or not what.startswith(("policy ", "privilege of ", "view ")):
+            if not isinstance(what, str) or not _KEEP.fullmatch(what):
                 raise RuleError(
                     f"{place}: `keep` does not know `{what}`",
-                    hint="write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
+                    hint="write `policy NAME`, `privilege select of ROLE` or `view SCHEMA.NAME`",
                     key="keep",
                 )
             _require_reason(f"keep of `{what}`", reason, key="keep")
@@ -307,6 +308,7 @@ class Rules:
 # --- checks -----------------------------------------------------------------------------------------
 
 _ADD_READ = "add read: PostgreSQL cannot find the row that it may not read"
+_KEEP = re.compile(r"policy .+|privilege \w+ of .+|view .+", re.DOTALL)
 _NAME_IT = 'write TableRules("todo", allow.owner())'
 _CLAIM_OR_MATCH = "a claim is one value and has no other spellings: keep one of the two"
 

@@ -19,6 +19,7 @@ _HEAD = """\
 -- (A partitioned table takes no index concurrently: let `rlskit apply` build that one.)
 
 set client_min_messages = warning;
+set search_path = pg_catalog, pg_temp;
 """
 
 # What a column list means is known only in the database, where a column may have been added since.

@@ -38,8 +38,11 @@ class _Block(Generic[Row]):
         self._conn = conn
         self._settings = settings | ({"role": checked_name(role, "role")} if role is not None else {})
         self._savepoint: Transaction | None = None
+        self._entered = False
 
     def __enter__(self) -> Connection[Row]:
+        if self._entered:
+            raise IdentityConflictError("this block is at work already", hint="make a new one for each `with`")
         guard(self._conn)
         outer = _blocks.get(self._conn)
         if outer is not None and self._conn.info.transaction_status == TransactionStatus.INTRANS:
@@ -50,13 +53,10 @@ class _Block(Generic[Row]):
                 )
             self._savepoint = Transaction(self._conn)
             self._savepoint.__enter__()
+            self._entered = True
             return self._conn
-        if self._conn.info.transaction_status != TransactionStatus.IDLE:
-            raise TransactionInProgressError(
-                "the connection is already in a transaction",
-                hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
-            )
         _begin(self._conn, self._settings)
+        self._entered = True
         _blocks[self._conn] = self
         # What follows a commit would have no identity, so the connection refuses one until the block is over.
         self._conn.commit = self._conn.rollback = _refuse_ending  # type: ignore[method-assign]
@@ -65,20 +65,32 @@ class _Block(Generic[Row]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
+        self._entered = False
         if self._savepoint is not None:
-            return self._savepoint.__exit__(kind, error, trace)
+            savepoint, self._savepoint = self._savepoint, None
+            return savepoint.__exit__(kind, error, trace)
         _blocks.pop(self._conn, None)
-        del self._conn.commit, self._conn.rollback
+        self._conn.__dict__.pop("commit", None)
+        self._conn.__dict__.pop("rollback", None)
         if self._conn.closed:
             return None
-        if kind is not None:
-            self._conn.rollback()
-            return None
-        if self._conn.info.transaction_status == TransactionStatus.IDLE:
+        if (
+            self._conn.lock.locked()
+        ):  # a stream that is read half way holds it, and ending the transaction would wait for ever
+            self._conn.close()
+            raise TransactionInProgressError(
+                "the block ended while something was still being read, so the connection was closed",
+                hint="read a stream to its end",
+            )
+        if kind is None and self._conn.info.transaction_status == TransactionStatus.IDLE:
             raise TransactionInProgressError(
                 "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
             )
-        self._conn.commit()
+        try:
+            self._conn.commit() if kind is None else self._conn.rollback()
+        except BaseException:
+            _send(self._conn, SQL("rollback"))  # no identity outlives its block
+            raise
         return None
 
 
@@ -104,11 +116,23 @@ def _begin(conn: Connection[Any], settings: dict[str, str]) -> None:
     calls = [SQL("set_config({}, {}, true)").format(Literal(name), Literal(value)) for name, value in settings.items()]
     message = SQL(" ").join(parts) + SQL("; select ") + SQL(", ").join(calls)
     with conn.lock:
+        if conn.pgconn.transaction_status != TransactionStatus.IDLE:
+            raise TransactionInProgressError(
+                "the connection is already in a transaction",
+                hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
+            )
         conn.pgconn.send_query(message.as_bytes(conn))
         results = conn.wait(execute(conn.pgconn))
     if results[-1].status != ExecStatus.TUPLES_OK:
         conn.rollback()
         raise error_from_result(results[-1])
+
+
+def _send(conn: Connection[Any], statement: SQL) -> None:
+    if not conn.closed:
+        with conn.lock:
+            conn.pgconn.send_query(statement.as_bytes(conn))
+            conn.wait(execute(conn.pgconn))
 
 
 class as_user(_Block[Row]):
@@ -151,15 +175,31 @@ def guard(conn: Connection[Any]) -> None:
     with conn.transaction():
         row: Any = conn.cursor(row_factory=namedtuple_row).execute(runtime.script("catalog/login.sql")).fetchone()
     way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
+    if row.preset:
+        raise BypassingRoleError(
+            f"login `{row.login}` comes with an identity of its own",
+            hint="reset the settings rlskit.* of the login and of the connection",
+        )
     if row.superuser:
-        raise BypassingRoleError(f"login `{row.login}` is a superuser, so no rule binds it", hint=way_out)
+        raise BypassingRoleError(
+            f"login `{row.login}` is a superuser, or may become one, so no rule binds it", hint=way_out
+        )
     if row.bypasses:
         raise BypassingRoleError(
             f"login `{row.login}` has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out
         )
+    if row.reads_past is not None:
+        raise BypassingRoleError(
+            f"login `{row.login}` has {row.reads_past}, which reaches past row security", hint=way_out
+        )
     if row.owns is not None:
         raise BypassingRoleError(
             f"login `{row.login}` owns table {row.owns}, or may become its owner, who can lift the rules", hint=way_out
+        )
+    if row.owns_runtime:
+        raise BypassingRoleError(
+            f"login `{row.login}` owns the schema rlskit, or may become its owner, who could rewrite who is who",
+            hint=way_out,
         )
     if row.row_security != "on":
         raise BypassingRoleError(

@@ -219,15 +219,16 @@ class Grant(TableObject):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage(TableObject):
-    """USAGE of the schema or of an owned sequence that the table's users need. ``name`` is None for the schema."""
+    """A privilege, as a rule USAGE, on the table's schema or, where it is named, on a sequence that the table owns."""
 
     role: str
     sequence: QualifiedName | None = None
+    privilege: str = "usage"
 
     kind: ClassVar[str] = "usage"
 
     def _own_key(self) -> tuple[str, ...]:
-        return (self.role, *((self.sequence.schema, self.sequence.name) if self.sequence else ()))
+        return (self.role, self.privilege, *((self.sequence.schema, self.sequence.name) if self.sequence else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

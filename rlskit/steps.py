@@ -132,7 +132,8 @@ def _relevant(database: Database, wanted: State) -> State:
                 ours = str(each.expression).startswith(_OUR_DEFAULTS) and not database.tables[each.table].ancestors
                 return ours or each.key in defaults
             case Usage():
-                return each.key in usages
+                # Of a schema others may have need as well; a sequence that the table owns is the rules' alone.
+                return each.sequence is not None or each.key in usages
             case Index():
                 # A partition's index belongs to that of the partitioned table, and comes and goes with it.
                 return not database.tables[each.table].is_partition
@@ -243,7 +244,7 @@ def _parts(database: Database, index: Index) -> Iterator[ddl.Statements]:
 def _rank(step: Step) -> int:
     some = step.after or step.before
     assert some is not None
-    return _ORDER.index("grant taken" if isinstance(some, Grant) and step.after is None else some.kind)
+    return _ORDER.index("grant taken" if isinstance(some, Grant | Usage) and step.after is None else some.kind)
 
 
 # --- for the reader ----
@@ -280,7 +281,9 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         case Grant():
             return _grant_sentence(before, after)
         case Usage():
-            return f"grant usage of {f'sequence {some.sequence}' if some.sequence else f'schema {some.table.schema}'} to {some.role}"
+            verb, preposition = ("grant", "to") if after else ("revoke", "from")
+            where = f"sequence {some.sequence}" if some.sequence else f"schema {some.table.schema}"
+            return f"{verb} {some.privilege} of {where} {preposition} {some.role}"
         case Index():
             return f"{verb if before is None or after is None else 'rebuild'} index {some.name} on {some.column} ({some.method})"
     raise AssertionError(some)

@@ -1,7 +1,22 @@
 -- What this login is, and what it could become: whether row security binds it at all. One row, always.
 select
   login.rolname::text as login,
-  login.rolsuper or coalesce(acting.rolsuper, false) as superuser,
+  coalesce(current_setting('rlskit.sub', true), '') || coalesce(current_setting('rlskit.username', true), '') <> '' as preset,
+  exists (select from pg_roles as other where other.rolsuper and pg_has_role(login.oid, other.oid, 'MEMBER')) as superuser,
+  case
+    when login.rolreplication then 'REPLICATION'
+    when login.rolcreaterole and current_setting('server_version_num')::int < 160000 then 'CREATEROLE'
+    else (
+      select other.rolname::text
+      from pg_roles as other
+      where other.rolname in (
+        'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'
+      )
+      and pg_has_role(login.oid, other.oid, 'MEMBER')
+      order by 1
+      limit 1
+    )
+  end as reads_past,
   exists (
     select from pg_roles as other
     where other.rolbypassrls and pg_has_role(login.oid, other.oid, 'MEMBER')
@@ -12,12 +27,28 @@ select
     join pg_class as table_ on table_.oid = policy.polrelid
     join pg_namespace as schema_ on schema_.oid = table_.relnamespace
     where obj_description(policy.oid, 'pg_policy') like 'rlskit %'
-      and pg_has_role(login.oid, table_.relowner, 'MEMBER')
+      and (
+        pg_has_role(login.oid, table_.relowner, 'MEMBER')
+        or pg_has_role(login.oid, schema_.nspowner, 'MEMBER')
+        or exists (
+          with recursive family as (
+            select inhrelid from pg_inherits where inhparent = table_.oid
+            union
+            select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+          )
+          select from family join pg_class as part on part.oid = family.inhrelid where pg_has_role(login.oid, part.relowner, 'MEMBER')
+        )
+      )
     order by 1
     limit 1
   ) as owns,
+  exists (
+    select from pg_namespace as schema_
+    left join pg_proc as function_ on function_.pronamespace = schema_.oid
+    where schema_.nspname = 'rlskit'
+      and (pg_has_role(login.oid, schema_.nspowner, 'MEMBER') or pg_has_role(login.oid, function_.proowner, 'MEMBER'))
+  ) as owns_runtime,
   current_setting('row_security') as row_security,
   to_regprocedure('rlskit.identities()') is not null as has_runtime
 from pg_roles as login
-left join pg_roles as acting on acting.rolname = current_user
 where login.rolname = session_user

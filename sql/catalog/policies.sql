@@ -15,7 +15,10 @@ select
   obj_description(policy.oid, 'pg_policy') as mark,
   exists (
     select from unnest(policy.polroles) as given (role_oid)
-    where given.role_oid = 0 or pg_has_role(app.oid, given.role_oid, 'MEMBER')
+    left join pg_roles as role_ on role_.oid = given.role_oid
+    where given.role_oid = 0
+      or pg_has_role(app.oid, given.role_oid, 'MEMBER')
+      or (pg_has_role(given.role_oid, app.oid, 'MEMBER') and not role_.rolsuper)
   ) as binds_role
 from pg_policy as policy
 left join pg_roles as app on app.rolname = %(role)s

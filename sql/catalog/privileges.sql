@@ -1,5 +1,5 @@
 -- What the role holds of these tables, their columns, their schemas and the sequences that they own; and who gave it:
--- the role itself, PUBLIC, or a role that it is a member of.
+-- the role itself, PUBLIC, a role that it is a member of, or one that is a member of it and so asks by the same rules.
 with app as (
   select oid from pg_roles where rolname = %(role)s
 ),
@@ -44,5 +44,7 @@ select
 from held
 left join app on true
 left join pg_roles as grantee on grantee.oid = held.grantee
-where held.grantee = 0 or pg_has_role(app.oid, held.grantee, 'MEMBER')
+where held.grantee = 0
+  or pg_has_role(app.oid, held.grantee, 'MEMBER')
+  or (held.level in ('table', 'column') and pg_has_role(held.grantee, app.oid, 'MEMBER') and not grantee.rolsuper)
 order by held.table_oid, held.level, held.name, 5, 6

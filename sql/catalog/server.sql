@@ -7,12 +7,33 @@ select
   has_database_privilege(current_database(), 'TEMP') as may_make_temporary,
   has_database_privilege(current_database(), 'CREATE') as may_create,
   app.oid is not null as role_exists,
-  coalesce(app.rolsuper or app.rolbypassrls, false) as role_bypasses,
+  exists (
+    select from pg_roles as other
+    where pg_has_role(app.oid, other.oid, 'MEMBER')
+      and (
+        other.rolsuper or other.rolbypassrls or other.rolreplication
+        or other.rolname in (
+          'pg_read_all_data', 'pg_write_all_data', 'pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'
+        )
+      )
+  ) as role_bypasses,
   array(
     select owner.rolname::text
     from pg_roles as owner
     where pg_has_role(app.oid, owner.oid, 'MEMBER')
     order by 1
-  ) as role_may_become
+  ) as role_may_become,
+  array(
+    select owner.rolname::text
+    from pg_roles as owner
+    where owner.oid in (
+      select nspowner from pg_namespace where nspname = 'rlskit'
+      union
+      select proowner from pg_proc join pg_namespace as schema_ on schema_.oid = pronamespace where nspname = 'rlskit'
+      union
+      select relowner from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace where nspname = 'rlskit'
+    )
+    order by 1
+  ) as runtime_owners
 from (select) as always
 left join pg_roles as app on app.rolname = %(role)s

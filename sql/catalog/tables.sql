@@ -29,7 +29,14 @@ select
   pg_has_role(current_user, table_.relowner, 'USAGE') as alterable,
   table_.relkind = 'r' and pg_relation_size(table_.oid) > 0 as has_rows,
   array(select ancestor from family where family.oid = table_.oid and family.ancestor <> family.oid) as ancestors,
-  array(select inhparent from pg_inherits where inhrelid = table_.oid) as parents
+  array(
+    select array[parent_schema.nspname::text, parent.relname::text]
+    from pg_inherits
+    join pg_class as parent on parent.oid = inhparent
+    join pg_namespace as parent_schema on parent_schema.oid = parent.relnamespace
+    where inhrelid = table_.oid
+    order by 1
+  ) as parents
 from pg_class as table_
 join pg_namespace as schema_ on schema_.oid = table_.relnamespace
 join pg_roles as owner on owner.oid = table_.relowner

@@ -1,5 +1,5 @@
 -- Views over these tables, also through other views, that read with the rights of an owner whom row security does not
--- bind, and that the role may read.
+-- bind, and that the role may reach.
 with recursive reading as (
   select base.oid as table_oid, base.oid as relation
   from unnest(%(oids)s::oid[]) as base (oid)
@@ -24,5 +24,19 @@ join pg_roles as owner on owner.oid = view_.relowner
 join pg_roles as app on app.rolname = %(role)s
 where (owner.rolsuper or owner.rolbypassrls)
   and not coalesce(view_.reloptions && array['security_invoker=true', 'security_invoker=on', 'security_invoker=1'], false)
-  and has_any_column_privilege(app.oid, view_.oid, 'select')
+  and exists (
+    -- by itself, or through a view over it
+    with recursive above as (
+      select view_.oid as relation
+      union
+      select rewrite.ev_class
+      from above
+      join pg_depend as depends
+        on depends.refclassid = 'pg_class'::regclass and depends.refobjid = above.relation and depends.classid = 'pg_rewrite'::regclass
+      join pg_rewrite as rewrite on rewrite.oid = depends.objid
+    )
+    select from above
+    where has_any_column_privilege(app.oid, above.relation, 'select, insert, update')
+      or has_table_privilege(app.oid, above.relation, 'delete')
+  )
 order by 1, 2, 3

@@ -99,6 +99,10 @@ DRIFT = {
         ["revoke usage on sequence todo_id_seq from {app}"],
         "grant usage of sequence public.todo_id_seq to {app}",
     ),
+    "more than usage of a sequence": (
+        ["grant all on sequence todo_id_seq to {app}"],
+        "revoke update of sequence public.todo_id_seq from {app}",
+    ),
     "runtime changed": (
         [
             "create or replace function rlskit.identities() returns text[] language sql stable parallel safe"

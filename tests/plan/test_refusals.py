@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from rlskit import Rules, TableRules, allow, plan
+from rlskit import Rules, TableRules, allow, as_user, guard, plan
 from rlskit.errors import (
+    BypassingRoleError,
     ForeignObjectError,
     PlanError,
     RuleError,
@@ -18,7 +19,7 @@ from rlskit.errors import (
     UnsupportedRuleError,
 )
 from rlskit.planner import compare
-from tests.support import Database
+from tests.support import ALICE, BOB, Database
 
 
 def test_a_table_that_does_not_exist(database: Database) -> None:
@@ -44,7 +45,10 @@ def test_a_role_that_row_security_does_not_bind(database: Database) -> None:
     with database.connect_as_owner() as conn, pytest.raises(PlanError) as caught:
         plan(conn, Rules(role="postgres"))
 
-    assert caught.value.message == "role `postgres` is a superuser or has BYPASSRLS, so no rule would bind it"
+    assert (
+        caught.value.message
+        == "role `postgres` is, or may become, a superuser or a role that reaches past row security, so no rule would bind it"
+    )
 
 
 @pytest.mark.parametrize("how", ["owns it", "may become its owner"])
@@ -60,6 +64,27 @@ def test_a_role_that_could_lift_the_rules(how: str, database: Database) -> None:
 
     assert caught.value.message == (
         f"the application's role owns table `public.todo`, or may become its owner `{database.owner}`, who can lift the rules"
+    )
+
+
+def test_a_schema_rlskit_that_the_application_made_is_not_trusted_and_not_run(database: Database) -> None:
+    """Whoever owns the functions says who is who; and a view in place of the version would run code as whoever plans."""
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"grant create on database {database.name} to {database.app}")
+    with database.connect_as_app(autocommit=True) as app:
+        app.execute("create schema rlskit")
+        app.execute(
+            "create function rlskit.trap() returns text language plpgsql as $$ begin raise exception 'it was run'; end $$"
+        )
+        app.execute("create view rlskit.version as select rlskit.trap() as version_num")
+        app.execute("grant usage on schema rlskit to public; grant select on rlskit.version to public")
+        with pytest.raises(BypassingRoleError, match="owns the schema rlskit"):
+            guard(app)
+    with pytest.raises(PlanError) as caught:
+        database.plan()
+
+    assert caught.value.message == (
+        f"the application's role owns things in the schema rlskit, or may become `{database.app}`, who does: it could rewrite who is who"
     )
 
 
@@ -163,6 +188,65 @@ def test_a_column_rule_for_a_column_that_does_not_exist(database: Database) -> N
     assert str(caught.value) == (
         "table `public.todo` has no column `contents`, which a column rule names\nhint: did you mean `content`?"
     )
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["superuser", "bypassrls", "replication", "in role pg_read_all_data", "in role pg_execute_server_program"],
+)
+def test_a_role_that_may_become_one_that_no_rule_binds(attribute: str, database: Database) -> None:
+    powerful = f"{database.name}_powerful"
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"create role {powerful} {attribute}")
+        admin.execute(f"grant {powerful} to {database.app}")
+    try:
+        with pytest.raises(PlanError, match="may become, a superuser or a role that reaches past row security"):
+            database.plan()
+    finally:
+        with database.connect(autocommit=True) as admin:
+            admin.execute(f"drop role {powerful}")
+
+
+def test_a_partition_that_the_application_owns(database: Database) -> None:
+    database.execute(
+        "create table todo (id int, owner text) partition by list (id)",
+        "create table todo_1 partition of todo for values in (1)",
+    )
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"alter table todo_1 owner to {database.app}")
+    with pytest.raises(PlanError, match=r"the application's role owns table `public\.todo_1`"):
+        database.plan(TableRules("todo", allow.owner()))
+
+
+@pytest.mark.parametrize("part", ["partition of todo for values in (1)", "() inherits (todo)"])
+def test_rules_on_a_part_of_a_table_that_has_none(part: str, database: Database) -> None:
+    how = " partition by list (id)" if part.startswith("partition") else ""
+    database.execute(f"create table todo (id int, owner text){how}", f"create table todo_1 {part}")
+    with pytest.raises(PlanError) as caught:
+        database.plan(TableRules("todo_1", allow.owner()))
+
+    assert str(caught.value) == (
+        "table `public.todo_1` is a part of `public.todo`, which has no rules and could be reached in its place\n"
+        "hint: put the rules on `public.todo`: they hold for its parts"
+    )
+
+
+def test_operators_of_the_application_do_not_get_into_policies(database: Database) -> None:
+    database.execute(
+        "create table todo (id int, owner varchar(100), editors text[])", "grant create on schema public to public"
+    )
+    with database.connect_as_app(autocommit=True) as app:
+        app.execute("create function public.yes(varchar, text) returns bool language sql immutable as 'select true'")
+        app.execute("create function public.yes(text[], text[]) returns bool language sql immutable as 'select true'")
+        app.execute("create operator public.= (leftarg = varchar, rightarg = text, function = public.yes)")
+        app.execute("create operator public.&& (leftarg = text[], rightarg = text[], function = public.yes)")
+    rules = database.apply(TableRules("todo", allow.owner(), allow.owners_defined_in("editors")))
+    with database.connect_as_app() as conn:
+        with as_user(conn, BOB):
+            conn.execute("insert into todo (id) values (1)")
+        with as_user(conn, ALICE):
+            assert conn.execute("select * from todo").fetchall() == []
+    assert database.plan(*rules.tables).conforms
 
 
 def test_missing_rights(database: Database) -> None:
@@ -290,9 +374,17 @@ UNDOING = {
         "create policy legacy on todo to {group} using (true)",
         "policy legacy",
     ),
-    "a privilege through PUBLIC": ("grant truncate on todo to public", "privilege of public"),
-    "a privilege on a column through PUBLIC": ("grant update (owner) on todo to public", "privilege of public"),
-    "a privilege through a role that it is in": ("grant select on todo to {group}", "privilege of {group}"),
+    "a privilege through PUBLIC": ("grant truncate on todo to public", "privilege truncate of public"),
+    "a privilege on a column through PUBLIC": ("grant update (owner) on todo to public", "privilege update of public"),
+    "a privilege through a role that it is in": ("grant select on todo to {group}", "privilege select of {group}"),
+    "a privilege of a login that is in the role": (
+        "grant truncate on todo to {login}",
+        "privilege truncate of {login}",
+    ),
+    "a policy for a login that is in the role": (
+        "create policy legacy on todo to {login} using (true)",
+        "policy legacy",
+    ),
     "a policy of the same name": (
         "create policy rlskit_select on todo for select to {app} using (true)",
         "policy rlskit_select",
@@ -302,20 +394,25 @@ UNDOING = {
 
 @pytest.fixture
 def todo(database: Database) -> Iterator[Database]:
-    """A table, and a group that the application's login is a member of."""
+    """A table, a group that the application's role is in, and a login that is in the role."""
     group = f"{database.name}_group"
     database.execute("create table todo (id int, owner text)")
     with database.connect(autocommit=True) as admin:
         admin.execute(f"create role {group}")
         admin.execute(f"grant {group} to {database.app}")
+        admin.execute(f"create role {database.name}_login in role {database.app}")
     yield database
     with database.connect(autocommit=True) as admin:
-        admin.execute(f"drop owned by {group}")
-        admin.execute(f"drop role {group}")
+        for role in (group, f"{database.name}_login"):
+            admin.execute(f"drop owned by {role}")
+            admin.execute(f"drop role {role}")
 
 
 def named(text: str, database: Database) -> str:
-    return text.replace("{app}", database.app).replace("{group}", f"{database.name}_group")
+    names = {"{app}": database.app, "{group}": f"{database.name}_group", "{login}": f"{database.name}_login"}
+    for name, real in names.items():
+        text = text.replace(name, real)
+    return text
 
 
 @pytest.mark.parametrize("what", UNDOING)

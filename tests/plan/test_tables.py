@@ -170,6 +170,28 @@ def test_a_view_of_a_superuser_is_told(database: Database) -> None:
     )
 
 
+@pytest.mark.parametrize("privilege", ["update", "delete"])
+def test_a_view_of_a_superuser_is_told_whatever_the_application_may_do_with_it(
+    privilege: str, database: Database
+) -> None:
+    database.execute("create table todo (id int)")
+    with database.connect(autocommit=True) as admin:
+        admin.execute("create view everything as select * from todo")
+        admin.execute(f"grant {privilege} on everything to {database.app}")
+
+    assert [each.name for each in database.plan(TODO).undoing] == ["view public.everything"]
+
+
+def test_a_view_of_a_superuser_behind_another_view_is_told(database: Database) -> None:
+    database.execute("create table todo (id int)")
+    with database.connect(autocommit=True) as admin:
+        admin.execute("create view everything as select * from todo")
+        admin.execute(f"grant select on everything to {database.owner}")
+    database.execute("create view harmless as select * from everything", f"grant select on harmless to {database.app}")
+
+    assert [each.name for each in database.plan(TODO).undoing] == ["view public.everything"]
+
+
 def test_tables_of_several_schemas(database: Database) -> None:
     database.execute("create schema app", "create table app.todo (id serial)", "create table todo (id serial)")
     database.apply(TableRules("app.todo", allow.owner()), TODO)

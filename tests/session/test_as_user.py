@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -25,6 +26,7 @@ from rlskit.errors import (
     RuntimeVersionError,
     TransactionInProgressError,
 )
+from rlskit.session import _begin
 from tests.support import ALICE, BOB, Database, full
 
 
@@ -219,6 +221,73 @@ def test_an_end_of_the_transaction_as_a_statement_is_told(todo: Database) -> Non
     assert caught.value.message == "the block's transaction was ended inside it, and what came after had no identity"
 
 
+def test_one_block_is_not_entered_twice_and_may_be_used_again(app: psycopg.Connection[Any], todo: Database) -> None:
+    block = as_user(app, ALICE)
+    with block as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+        with pytest.raises(IdentityConflictError), block:
+            pass
+    with block as conn:
+        conn.execute("insert into todo (content) values ('bread')")
+
+    assert app.info.transaction_status == TransactionStatus.IDLE
+    assert todo.rows("select count(*) from todo") == [(2,)]
+    app.commit()
+
+
+def test_two_threads_on_one_connection_never_share_an_identity(todo: Database) -> None:
+    """The second one is refused, however close they come; nobody's block ever runs as somebody else."""
+    with todo.connect_as_app() as app:
+        guard(app)
+        seen: list[tuple[str, str]] = []
+        both = threading.Barrier(2)
+
+        def ask(who: Identity) -> None:
+            for _ in range(100):
+                both.wait()
+                try:
+                    with as_user(app, who) as conn:
+                        row = conn.execute("select current_setting('rlskit.username')").fetchone()
+                        seen.append((who.username or "", row[0] if row else ""))
+                except (TransactionInProgressError, IdentityConflictError, psycopg.Error):
+                    pass
+
+        threads = [threading.Thread(target=ask, args=[who]) for who in (ALICE, BOB)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+
+    assert seen
+    assert {mine for mine in seen if mine[0] != mine[1]} == set()
+
+
+def test_a_begin_that_comes_too_late_is_refused(todo: Database) -> None:
+    """Whoever waited for the connection's lock finds a transaction where there was none."""
+    with todo.connect_as_app() as app:
+        guard(app)
+        app.execute("select 1")
+        with pytest.raises(TransactionInProgressError):
+            _begin(app, {"rlskit.sub": "b2e1"})
+        assert app.execute("select current_setting('rlskit.sub', true)").fetchone() != ("b2e1",)
+
+
+def test_a_transaction_left_open_inside_does_not_keep_the_identity(app: psycopg.Connection[Any]) -> None:
+    with suppress(psycopg.Error), as_user(app, ALICE) as conn:
+        conn.transaction().__enter__()
+
+    assert app.closed or app.info.transaction_status == TransactionStatus.IDLE
+    assert app.closed or app.execute("select current_setting('rlskit.sub', true)").fetchone() == ("",)
+
+
+def test_a_stream_that_is_read_half_way_does_not_hang_the_block(todo: Database) -> None:
+    with todo.connect_as_app() as app:
+        with pytest.raises(TransactionInProgressError, match="still being read"), as_user(app, ALICE) as conn:
+            stream = conn.cursor().stream("select * from generate_series(1, 100000)")
+            next(stream)
+        assert app.closed
+
+
 def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:
     with pytest.raises(TypeError):
         as_user(app, ALICE)(print)  # type: ignore[operator]
@@ -315,7 +384,7 @@ def test_a_superuser_is_refused(todo: Database) -> None:
         assert conn.info.transaction_status == TransactionStatus.IDLE
 
     assert str(caught.value) == (
-        "login `postgres` is a superuser, so no rule binds it\n"
+        "login `postgres` is a superuser, or may become one, so no rule binds it\n"
         "hint: connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
     )
 
@@ -359,6 +428,67 @@ def test_whoever_may_become_one_of_them_is_refused(attribute: str, message: str,
         with todo.connect(autocommit=True) as admin:
             for role in (login, middle, *([top] if attribute else [])):
                 admin.execute(f"drop role {role}")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"),
+    [("superuser", "may become one"), ("in role pg_read_all_data", "pg_read_all_data"), ("in role pg_read_server_files", "pg_read_server_files")],
+)  # fmt: skip
+def test_a_role_that_may_be_taken_on_is_looked_at_too(attribute: str, message: str, todo: Database) -> None:
+    powerful = f"{todo.name}_powerful"
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"create role {powerful} {attribute}")
+        admin.execute(f"grant {powerful} to {todo.app}")
+    try:
+        with todo.connect_as_app() as conn, pytest.raises(BypassingRoleError, match=message):
+            guard(conn)
+    finally:
+        with todo.connect(autocommit=True) as admin:
+            admin.execute(f"drop role {powerful}")
+
+
+def test_a_login_that_may_replicate_is_refused(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter role {todo.app} replication")
+    with todo.connect_as_app() as conn, pytest.raises(BypassingRoleError, match="REPLICATION"):
+        guard(conn)
+
+
+def test_a_login_that_may_make_itself_a_member_of_the_owner_is_refused(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter role {todo.app} createrole")
+    with todo.connect_as_app() as conn:
+        if todo.server.major < 16:  # later, CREATEROLE alone gives no membership
+            with pytest.raises(BypassingRoleError, match="CREATEROLE"):
+                guard(conn)
+        else:
+            guard(conn)
+
+
+def test_the_owner_of_a_partition_is_refused(database: Database) -> None:
+    database.execute(
+        "create table todo (id int, owner text) partition by list (id)",
+        "create table todo_1 partition of todo for values in (1)",
+    )
+    database.apply(TableRules("todo", allow.owner()))
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"alter table todo_1 owner to {database.app}")
+    with psycopg.connect(database.app_dsn) as conn, pytest.raises(BypassingRoleError, match=r"owns table public\.todo"):
+        guard(conn)
+
+
+def test_the_owner_of_the_schema_is_refused(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter schema public owner to {todo.app}")
+    with todo.connect_as_app() as conn, pytest.raises(BypassingRoleError, match=r"owns table public\.todo"):
+        guard(conn)
+
+
+def test_a_login_that_comes_with_an_identity_is_refused(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter role {todo.app} set rlskit.sub = 'a1f0'")
+    with todo.connect_as_app() as conn, pytest.raises(BypassingRoleError, match="comes with an identity of its own"):
+        guard(conn)
 
 
 def test_row_security_off_is_refused(todo: Database) -> None:

@@ -778,7 +778,16 @@ def gives_away(columns: str) -> str:
     ("state", "advice"),
     [
         pytest.param(compiled(allow.owner()), [gives_away("`owner`")], id="owner"),
-        pytest.param(compiled(allow.owner(), EDITORS), [gives_away("`owner`, `editors`")], id="owner and editors"),
+        pytest.param(
+            compiled(allow.owner(), EDITORS),
+            [gives_away("`owner`, `editors`"), "whoever `editors` names may write `owner` too, and so take a row over"],
+            id="owner and editors",
+        ),
+        pytest.param(
+            compiled(allow.owner().to("read"), allow.owner().identity_claim("email").to("read")),
+            ["`owner` is compared with different claims: one user's claim could be another's name"],
+            id="different claims in one column",
+        ),
         pytest.param(
             compiled(allow.owner(), EDITORS, columns={"owner": allow.same().to("read", "delete")}),
             [gives_away("`editors`")],
@@ -856,7 +865,7 @@ def test_nobody_may_delete_is_said_also_when_different_people_hold_the_columns()
                 ("policy", "rlskit_select"): 'allow.owner() or allow.owners_defined_in("editors").to("read")',
                 ("policy", "rlskit_update"): "allow.owner()",
                 ("row security",): "only the rows that a rule names",
-                ("usage", "app"): "",
+                ("usage", "app", "usage"): "",
             },
             id="owner rules",
         ),
@@ -866,7 +875,7 @@ def test_nobody_may_delete_is_said_also_when_different_people_hold_the_columns()
                 ("grant", "app", "select", "columns"): "open to read: reference data",
                 ("policy", "rlskit_select"): "open to read: reference data",
                 ("row security",): "open to read: reference data",
-                ("usage", "app"): "",
+                ("usage", "app", "usage"): "",
             },
             id="open",
         ),

@@ -37,7 +37,7 @@ status = [{ owner = "owner" }, { owners = "editors", to = "read" }]
 
 [tables.todo.keep]
 "policy auditors" = "the auditors read everything"
-"privilege of reporting" = "nightly reports"
+"privilege select of reporting" = "nightly reports"
 "view app.totals" = "sums of all rows"
 
 [tables."crm.contact"]
@@ -73,7 +73,7 @@ EVERY_WORD = Rules(
         },
         keep={
             "policy auditors": "the auditors read everything",
-            "privilege of reporting": "nightly reports",
+            "privilege select of reporting": "nightly reports",
             "view app.totals": "sums of all rows",
         },
     ),
@@ -647,7 +647,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str | None, str | None, str, str]] = [
         "todo",
         "keep",
         "table `todo`: `keep` does not know `auditors`",
-        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
+        "write `policy NAME`, `privilege select of ROLE` or `view SCHEMA.NAME`",
     ),
     (
         "keep without a reason",
@@ -1077,7 +1077,7 @@ WORDS = st.sampled_from(
             "never",
             "plain",
         ],
-        *("policy a", "privilege of b", "", "x" * 64),
+        *("policy a", "privilege select of b", "", "x" * 64),
     ]
 )
 JUNK = st.recursive(
@@ -1113,7 +1113,7 @@ RULE = st.one_of(
 )
 COLUMN_RULE = keys({}, {"to": OPERATIONS}) | RULE
 WHY = mostly(st.just("reference data"))
-KEEP = mostly(st.dictionaries(mostly(st.sampled_from(["policy a", "privilege of b"])).map(str), WHY, max_size=2))
+KEEP = mostly(st.dictionaries(mostly(st.sampled_from(["policy a", "privilege select of b"])).map(str), WHY, max_size=2))
 TABLE = st.one_of(
     keys(
         {"allow": mostly(st.lists(RULE, min_size=1, max_size=2))},

@@ -671,12 +671,12 @@ def test_kept_objects_have_reasons() -> None:
     rules = TableRules(
         "todo",
         allow.owner(),
-        keep={"view app.totals": "sums", "privilege of reporting": "reports", "policy auditors": "audits"},
+        keep={"view app.totals": "sums", "privilege select of reporting": "reports", "policy auditors": "audits"},
     )
 
     assert rules.keep == (
         ("policy auditors", "audits"),
-        ("privilege of reporting", "reports"),
+        ("privilege select of reporting", "reports"),
         ("view app.totals", "sums"),
     )
 
@@ -851,13 +851,13 @@ WRONG_TABLES = [
     pytest.param(
         lambda: TableRules("todo", allow.owner(), keep={"auditors": "audits"}),
         "table `todo`: `keep` does not know `auditors`",
-        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
+        "write `policy NAME`, `privilege select of ROLE` or `view SCHEMA.NAME`",
         id="keep what",
     ),
     pytest.param(
         lambda: TableRules("todo", allow.owner(), keep={"privilege reporting": "reports"}),
         "table `todo`: `keep` does not know `privilege reporting`",
-        "write `policy NAME`, `privilege of ROLE` or `view SCHEMA.NAME`",
+        "write `policy NAME`, `privilege select of ROLE` or `view SCHEMA.NAME`",
         id="keep whose privilege",
     ),
 ]
@@ -940,8 +940,8 @@ def test_a_schema_without_a_table_is_refused() -> None:
             id="keep a policy",
         ),
         pytest.param(
-            lambda reason: TableRules("todo", allow.owner(), keep={"privilege of b": reason}),
-            "keep of `privilege of b`",
+            lambda reason: TableRules("todo", allow.owner(), keep={"privilege select of b": reason}),
+            "keep of `privilege select of b`",
             id="keep a privilege",
         ),
     ],
