@@ -3,13 +3,18 @@
 ``import rlskit`` needs psycopg alone. The names read best with the package before them: ``rlskit.plan(conn, rules)``.
 """
 
-from rlskit.compiler import compile
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from rlskit.identity import Identity
-from rlskit.loader import load
-from rlskit.planner import Plan, plan
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
-from rlskit.scripter import sql
 from rlskit.session import as_nobody, as_user, guard
+
+if TYPE_CHECKING:
+    from rlskit.compiler import compile
+    from rlskit.loader import load
+    from rlskit.planner import Plan, plan
+    from rlskit.scripter import sql
 
 __all__ = [
     "Identity",
@@ -28,3 +33,13 @@ __all__ = [
     "plan",
     "sql",
 ]
+
+# An application that only says who is asking never imports what plans and applies.
+_PLANNING = {"Plan": "planner", "compile": "compiler", "load": "loader", "plan": "planner", "sql": "scripter"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLANNING:
+        raise AttributeError(f"module `rlskit` has no `{name}`")
+    globals()[name] = value = getattr(import_module(f"rlskit.{_PLANNING[name]}"), name)
+    return value

@@ -125,7 +125,7 @@ def test_the_commands_are_imported_by_nobody_else() -> None:
 
 
 def test_nothing_is_imported_behind_the_back_of_these_tests() -> None:
-    """By name at run time only where it is meant: the loader imports the user's module."""
+    """By name at run time only where it is meant: the loader imports the user's module, and the package its planning half."""
     found = set()
     for module in modules():
         for node in ast.walk(tree(module)):
@@ -136,7 +136,7 @@ def test_nothing_is_imported_behind_the_back_of_these_tests() -> None:
             ):
                 found.add(module)
 
-    assert found == {"loader"}
+    assert found == {"loader", "__init__"}
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def public_names() -> list[str]:
     """What __init__ imports or defines, as its text says; modules that Python hangs onto the package are not among them."""
     names = [
         each.asname or each.name
-        for node in tree("__init__").body
-        if isinstance(node, ast.ImportFrom)
+        for node in ast.walk(tree("__init__"))  # also what type checkers see and the rest gets when it asks
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlskit.")
         for each in node.names
     ]
     names += [node.name for node in tree("__init__").body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
@@ -197,6 +197,19 @@ def test_all_is_sorted() -> None:
 
 def test_all_is_complete() -> None:
     assert sorted(rlskit.__all__) == sorted(public_names())
+
+
+def test_who_only_says_who_is_asking_never_imports_what_plans() -> None:
+    script = "import rlskit, sys; print(*sorted(m for m in sys.modules if m.startswith('rlskit.')))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+    assert {"rlskit.planner", "rlskit.compiler", "rlskit.state", "rlskit.loader"} & set(loaded) == set()
+
+
+def test_what_type_checkers_see_is_what_there_is() -> None:
+    assert [name for name in rlskit.__all__ if not hasattr(rlskit, name)] == []
+    with pytest.raises(AttributeError, match="module `rlskit` has no `nothing`"):
+        rlskit.nothing  # noqa: B018
 
 
 def test_no_module_has_the_name_of_something_public() -> None:
