@@ -6,6 +6,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+try:
+    import psycopg  # noqa: F401 - asked for first, for the sake of the hint
+except ImportError as error:
+    raise ImportError("psycopg found no libpq; pip install 'rlskit[binary]' brings one") from error
+
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.session import as_nobody, as_user, guard

@@ -113,6 +113,8 @@ def plan(
         sys.stdout.write(made.sql())
     else:
         _print_plan(made, format)
+        if format is Format.text and not made.conforms:
+            out.print("Nothing was changed.")
     raise typer.Exit(1 if exit_code and not made.conforms else 0)
 
 
@@ -133,6 +135,8 @@ def apply(
         _print_plan(made, Format.text)
         if made.conforms:
             return
+        for step in made.prunings if prune_foreign else ():
+            out.print(f"--prune-foreign: {step.table}: {step}", style="red", markup=False)
         _confirm(yes, "Apply this?")
         made.apply(conn, lock_timeout=lock_timeout, prune_foreign=prune_foreign, on_progress=_progress)
     out.print("Applied and verified: the database does what the rules say.")
@@ -232,7 +236,7 @@ def _confirm(yes: bool, question: str) -> None:
     if not sys.stdin.isatty():
         _fail("nobody is there to be asked", "read the plan, then say --yes")
     if not typer.confirm(question):
-        raise typer.Exit(0)
+        _fail("not confirmed, and nothing was changed", "")
 
 
 def _print_plan(made: Plan, format: Format) -> None:

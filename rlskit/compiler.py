@@ -279,8 +279,8 @@ def _advice(access: Access) -> list[Advice]:
     if access.moves:
         columns = ", ".join(f"`{column.name}`" for column in access.reassignable)
         found.append(
-            f"who may update a row may give it away by writing {columns}; reads pay for it (see `make bench`). To keep rows with their "
-            'owners protect the column with allow.same().to("read", "delete"), or say reassign="never"'
+            f"who may update a row may give it away by writing {columns}, and reads cost more for it. "
+            'To keep rows with their owners protect the column: allow.same().to("read", "delete")'
         )
     for column in access.reassignable:
         others = [person for person in access.on_column(column.name, "update") if person.column != column]

@@ -52,6 +52,11 @@ class Plan(Sequence[Step]):
         return tuple(each for each in self.foreign if each.undoes)
 
     @property
+    def prunings(self) -> tuple[Step, ...]:
+        """The steps that ``apply(conn, prune_foreign=True)`` runs before all others: they drop what is in ``undoing``."""
+        return tuple(prunings(self.undoing))
+
+    @property
     def conforms(self) -> bool:
         """Whether the database does what the rules say."""
         return not self.steps and not self.undoing
@@ -110,7 +115,7 @@ class Plan(Sequence[Step]):
             raise StalePlanError(
                 "the database is not as it was when the plan was made", hint="plan again, read it, and apply that"
             )
-        steps = [*prunings(self.undoing), *steps]
+        steps = [*self.prunings, *steps]
         applier.carry_out(conn, steps, lock_timeout=lock_timeout, on_progress=on_progress)
         left = compare(conn, self.rules)
         if not left.conforms:
@@ -146,6 +151,10 @@ def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ())
     compiled = _with_released(compiler.compile(rules), rules, release)
     with catalog.reading(conn):
         database = catalog.read(conn, [*compiled.tables, *compiled.released], rules.role)
+        if unknown := compiled.released - database.tables.keys():
+            raise PlanError(
+                f"table `{min(unknown)}` does not exist", hint="--release takes the name of a table that left the rules"
+            )
         wanted = fitter.fit(compiled, database, rules.role)
         installing = tuple(runtime_steps(database))
         may_create = database.server.may_make_temporary and not database.server.read_only
@@ -272,7 +281,8 @@ def _story(made: Plan) -> Iterator[str]:
         if table is None:
             yield "schema rlskit"
         else:
-            yield f"{table}: {rules.get(table, 'has no rules any more, and stays closed')}"
+            released = table in made.wanted.released | made.wanted.unmanaged
+            yield f"{table}: {rules.get(table, 'is released' if released else 'has no rules any more, and stays closed')}"
         for step in steps:
             yield "  " + str(replace(step, why="") if table is not None and step.why == rules.get(table) else step)
         if table is not None:
@@ -283,7 +293,7 @@ def _story(made: Plan) -> Iterator[str]:
         yield f"The database does what the rules say: {counted(len(rules), 'table')}, nothing to do."
     else:
         tables = {step.table for step in made.steps if step.table}
-        yield f"{counted(len(tables), 'table')}, {counted(len(made.steps), 'step')}. Nothing was changed."
+        yield f"{counted(len(tables), 'table')}, {counted(len(made.steps), 'step')}."
     if made.undoing:
         yield "The rules are not in force while something lets the role past them."
     if made.compared == "mark":

@@ -178,6 +178,8 @@ def _step(
     assert some is not None
     why = after.why if after else "no rule asks for it"
     strongest = _LOCKS[some.kind] if lock == "" else lock
+    if lock == "" and before is not None and some.kind in ("index", "trigger"):
+        strongest = "ACCESS EXCLUSIVE"  # making one hinders writers only, dropping one everybody
     return Step(
         phase, some.table, before, after, _sentence(before, after), why, strongest, tuple(map(ddl.text, statements))
     )

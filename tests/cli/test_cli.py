@@ -83,7 +83,8 @@ public.todo: allow.owner()
   grant insert (content, id) to {app}  [ACCESS SHARE]
   grant select (content, id, owner) to {app}  [ACCESS SHARE]
   grant update (content, id) to {app}  [ACCESS SHARE]
-1 table, 16 steps. Nothing was changed.
+1 table, 16 steps.
+Nothing was changed.
 """
     )
     applied = rlskit("apply", "--yes")
@@ -107,7 +108,7 @@ def test_apply_without_a_terminal_needs_yes_and_changes_nothing(rlskit: Shell) -
     assert rlskit.database.rows("select relrowsecurity from pg_class where relname = 'todo'") == [(False,)]
 
 
-@pytest.mark.parametrize(("answer", "code", "applied"), [("y", 0, True), ("n", 0, False)])
+@pytest.mark.parametrize(("answer", "code", "applied"), [("y", 0, True), ("n", 2, False)])
 def test_apply_asks_on_a_terminal(answer: str, code: int, applied: bool, rlskit: Shell) -> None:
     ours, theirs = pty.openpty()
     environment = os.environ | {"DATABASE_URL": rlskit.database.owner_dsn}
@@ -201,7 +202,9 @@ def test_prune_foreign(rlskit: Shell) -> None:
     rlskit.database.execute("grant select on todo to public")
     refused = rlskit("apply", "--yes")
     assert (refused.code, refused.err.startswith("error: E203 table `public.todo`: ")) == (2, True)
-    assert rlskit("apply", "--yes", "--prune-foreign").code == 0
+    pruned = rlskit("apply", "--yes", "--prune-foreign")
+    assert pruned.code == 0
+    assert "--prune-foreign: public.todo: revoke select from public: it undoes the rules  [ACCESS SHARE]" in pruned.out
     assert rlskit("check").code == 0
 
 

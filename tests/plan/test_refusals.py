@@ -355,6 +355,11 @@ def test_a_lock_that_cannot_be_had(database: Database) -> None:
         assert plan(conn, rules).conforms
 
 
+def test_a_table_that_does_not_exist_is_not_released(database: Database) -> None:
+    with database.connect_as_owner() as conn, pytest.raises(PlanError, match=r"table `public\.tood` does not exist"):
+        plan(conn, database.rules(), release=["tood"])
+
+
 def test_a_table_with_rules_is_not_released(database: Database) -> None:
     database.execute("create table todo (id int)")
     with database.connect_as_owner() as conn, pytest.raises(RuleError, match="has rules, so it cannot be released"):

@@ -769,8 +769,8 @@ def test_what_would_depend_on_the_row_is_refused(rules: TableRules, what: str) -
 
 def gives_away(columns: str) -> str:
     return (
-        f"who may update a row may give it away by writing {columns}; reads pay for it (see `make bench`). To keep rows with their "
-        'owners protect the column with allow.same().to("read", "delete"), or say reassign="never"'
+        f"who may update a row may give it away by writing {columns}, and reads cost more for it. "
+        'To keep rows with their owners protect the column: allow.same().to("read", "delete")'
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from rlskit import load
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -55,3 +59,24 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
     commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
 
     assert commands[:2] == ["make lint", "make test"]
+
+
+def test_the_rule_file_of_the_readme_is_one() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    rules = load(tomllib.loads(block))
+
+    assert [str(table.name) for table in rules.tables] == [
+        "app.invoice",
+        "public.article",
+        "public.country",
+        "public.todo",
+    ]
+
+
+def test_a_missing_libpq_is_told_with_the_way_out() -> None:
+    script = "import sys; sys.modules['psycopg'] = None; import rlskit"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert (
+        shown.stderr.splitlines()[-1] == "ImportError: psycopg found no libpq; pip install 'rlskit[binary]' brings one"
+    )

@@ -95,7 +95,7 @@ comment on index "crm"."contact__owner_rlskit" is 'rlskit';
 
 -- crm.note
 -- note: nobody may delete a row, because nobody may delete `draft`
--- note: who may update a row may give it away by writing `editors`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
+-- note: who may update a row may give it away by writing `editors`, and reads cost more for it. To keep rows with their owners protect the column: allow.same().to("read", "delete")
 begin;
 alter table "crm"."note" add column if not exists "editors" text[];
 alter table "crm"."note" enable row level security;

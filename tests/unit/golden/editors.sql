@@ -1,7 +1,7 @@
 
 
 -- app.todo
--- note: who may update a row may give it away by writing `editors`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
+-- note: who may update a row may give it away by writing `editors`, and reads cost more for it. To keep rows with their owners protect the column: allow.same().to("read", "delete")
 begin;
 alter table "app"."todo" add column if not exists "editors" text[];
 alter table "app"."todo" add column if not exists "owner" text;

@@ -69,7 +69,7 @@ create index concurrently if not exists "Order__placed ""by""_rlskit" on "public
 comment on index "public"."Order__placed ""by""_rlskit" is 'rlskit';
 
 -- Ünï.select
--- note: who may update a row may give it away by writing `a\b%s{}`; reads pay for it (see `make bench`). To keep rows with their owners protect the column with allow.same().to("read", "delete"), or say reassign="never"
+-- note: who may update a row may give it away by writing `a\b%s{}`, and reads cost more for it. To keep rows with their owners protect the column: allow.same().to("read", "delete")
 begin;
 alter table "Ünï"."select" add column if not exists "a\b%s{}" text[];
 alter table "Ünï"."select" enable row level security;
