@@ -240,7 +240,7 @@ def test_two_threads_on_one_connection_never_share_an_identity(todo: Database) -
     with todo.connect_as_app() as app:
         guard(app)
         seen: list[tuple[str, str]] = []
-        both = threading.Barrier(2)
+        both = threading.Barrier(2, timeout=30)
 
         def ask(who: Identity) -> None:
             for _ in range(100):
@@ -252,7 +252,7 @@ def test_two_threads_on_one_connection_never_share_an_identity(todo: Database) -
                 except (TransactionInProgressError, IdentityConflictError, psycopg.Error):
                     pass
 
-        threads = [threading.Thread(target=ask, args=[who]) for who in (ALICE, BOB)]
+        threads = [threading.Thread(target=ask, args=[who], daemon=True) for who in (ALICE, BOB)]
         for thread in threads:
             thread.start()
         for thread in threads:
