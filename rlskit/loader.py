@@ -222,7 +222,7 @@ def _known_keys(place: _Place, content: Mapping[str, Any], known: tuple[str, ...
 
 def _as_mapping(place: _Place, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise place.error(f"must be a table of keys, got `{value!r}`")
+        raise place.error(f"must be a table of keys, got `{value!r}`", "write { key = value } or a [section]")
     return value
 
 
@@ -237,5 +237,5 @@ def _text(place: _Place, content: Mapping[str, Any], key: str, default: str) -> 
 def _text(place: _Place, content: Mapping[str, Any], key: str, default: str | None = None) -> str | None:
     value = content.get(key, default)
     if value is not None and not isinstance(value, str):
-        raise place.at(key).error(f"must be text, got `{value!r}`")
+        raise place.at(key).error(f"must be text, got `{value!r}`", "put it in quotes")
     return value

@@ -24,7 +24,7 @@ class QualifiedName:
 def checked_name(name: object, what: str, key: str | None = None) -> str:
     """Return ``name`` if PostgreSQL can hold it unchanged; ``what`` says what it names. Raises RuleError, with this ``key``."""
     if not isinstance(name, str):
-        raise RuleError(f"the name of a {what} must be text, got `{name!r}`", key=key)
+        raise RuleError(f"the name of a {what} must be text, got `{name!r}`", hint="put it in quotes", key=key)
     if not name or "\0" in name:
         raise RuleError(
             f"`{name!r}` cannot be the name of a {what}", hint="a name is not empty and holds no NUL", key=key

@@ -54,7 +54,7 @@ class Rule:
                 "`allow.same()` takes the claims of the table's rules", hint="name the owner column to choose a claim"
             )
         if self.claim is not None:
-            raise RuleError(f"`{self}` already says its claim")
+            raise RuleError(f"`{self}` already says its claim", hint="a rule compares one claim: write two rules")
         if self.spellings is not None:
             raise RuleError("`match` and `identity_claim` cannot stand on one rule", hint=_CLAIM_OR_MATCH)
         if not isinstance(claim, str) or not claim or "\0" in claim:

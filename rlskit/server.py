@@ -210,7 +210,9 @@ class _Binaries:
         finally:
             _, log = reaper.communicate(last_word)
             if reaper.returncode:
-                raise ServerError(f"PostgreSQL {self.version} ended by itself; the end of its log:\n{log}")
+                raise ServerError(
+                    f"PostgreSQL {self.version} ended by itself; the end of its log:\n{log}", hint=_USE_DSN
+                )
 
     def _reaper(self) -> subprocess.Popen[str]:
         """The process that runs PostgreSQL, and stops and removes it when told or when this one is gone."""
@@ -229,7 +231,7 @@ class _Binaries:
         """Waits for the first connection; None when the server ended by itself."""
         output = cast(IO[str], reaper.stdout)
         if not select.select([output], [], [], _LIMIT)[0]:
-            raise ServerError(f"initdb of PostgreSQL {self.version} was not ready within {_LIMIT} s")
+            raise ServerError(f"initdb of PostgreSQL {self.version} was not ready within {_LIMIT} s", hint=_USE_DSN)
         directory = output.readline().rstrip("\n")
         if not directory:
             return None
@@ -242,7 +244,9 @@ class _Binaries:
                 return Running(dsn, self.version, provider, Path(directory), _stop_command(directory))
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
-                    raise ServerError(f"PostgreSQL {self.version} was not ready within {_LIMIT} s") from error
+                    raise ServerError(
+                        f"PostgreSQL {self.version} was not ready within {_LIMIT} s", hint=_USE_DSN
+                    ) from error
                 time.sleep(0.02)
         return None
 

@@ -406,7 +406,7 @@ CLAIM_OR_MATCH = "a claim is one value and has no other spellings: keep one of t
         pytest.param(
             lambda: allow.owner().identity_claim("email").identity_claim("sub"),
             '`allow.owner().identity_claim("email")` already says its claim',
-            "",
+            "a rule compares one claim: write two rules",
             id="identity_claim twice",
         ),
         pytest.param(
@@ -1043,7 +1043,7 @@ def test_any_other_name_is_kept_as_it_is(kept: Callable[[str], object], name: st
     ],
 )
 def test_a_name_that_is_no_text_is_refused(declare: Callable[[Any], object], what: str, name: object) -> None:
-    assert refusal(lambda: declare(name)) == (f"the name of a {what} must be text, got `{name!r}`", "")
+    assert refusal(lambda: declare(name)) == (f"the name of a {what} must be text, got `{name!r}`", "put it in quotes")
 
 
 @pytest.mark.parametrize("name", ["a.b.c", "..", "a..b", ".a.b"])
