@@ -45,7 +45,7 @@ def carry_out(
         list(group)
         for _, group in groupby(steps, key=lambda step: (step.table if step.phase == "table" else step, step.phase))
     ]
-    with _autocommit(conn), _alone(conn):
+    with autocommit(conn), _alone(conn):
         for number, group in enumerate(groups, 1):
             place = f"table `{group[0].table}`" if group[0].table else "the schema rlskit"
             try:
@@ -94,13 +94,15 @@ def _limit_waiting(conn: Connection[Any], seconds: float, how: LiteralString) ->
 
 
 @contextmanager
-def _autocommit(conn: Connection[Any]) -> Iterator[None]:
+def autocommit(conn: Connection[Any]) -> Iterator[None]:
+    """The connection in autocommit mode for the block, for statements that bring transactions of their own or stand outside of any."""
     before = conn.autocommit
     conn.autocommit = True
     try:
         yield
     finally:
         if not conn.closed:
+            conn.rollback()  # a file that brings its own BEGIN may have failed inside it
             conn.autocommit = before
 
 

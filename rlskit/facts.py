@@ -62,9 +62,8 @@ class TableFacts:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The server, the database, the connected user, and what the application's role is."""
+    """The database, the connected user, and what the application's role is."""
 
-    server_version: int
     database: str
     user_name: str
     read_only: bool

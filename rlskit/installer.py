@@ -46,17 +46,12 @@ def uninstall(conn: Connection[Any]) -> None:
             f"the schema rlskit is in use by {counted(len(managed), 'table')}, first `{managed[0]}`",
             hint="take the rules off first: rlskit uninstall --tables, which leaves the tables closed",
         )
-    before = conn.autocommit
-    conn.autocommit = True
     try:
-        conn.execute(runtime.script("uninstall.sql"))
+        with applier.autocommit(conn):
+            conn.execute(runtime.script("uninstall.sql"))
     except (DependentObjectsStillExist, InsufficientPrivilege) as error:
         detail = (error.diag.message_detail or "").partition("\n")[0]
         raise PlanError(
             f"{error.diag.message_primary}: {detail}" if detail else str(error.diag.message_primary),
             hint="drop what rests on it, or connect as its owner",
         ) from error
-    finally:
-        if not conn.closed:
-            conn.rollback()  # the file begins a transaction, which an error leaves open
-            conn.autocommit = before

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal, TypeAlias
 from rlskit.names import QualifiedName
 
 Command: TypeAlias = Literal["select", "insert", "update", "delete"]
-COMMANDS: tuple[Command, ...] = ("select", "insert", "update", "delete")
 
 
 # --- expressions: wanted ones are built of these, existing ones are the server's own text ------------------

@@ -1,6 +1,5 @@
--- The server, the database, who is connected, and what the role is.
+-- The database, who is connected, and what the role is.
 select
-  current_setting('server_version_num')::int as server_version,
   current_database()::text as database,
   current_user::text as user_name,
   pg_is_in_recovery() or current_setting('transaction_read_only')::bool as read_only,
