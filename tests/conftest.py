@@ -37,6 +37,13 @@ def pytest_report_header() -> str:
     return "PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for name, number in report.user_properties:
+            if name == "amplify_cases":
+                terminalreporter.write_line(f"{report.nodeid}: {number} recorded decisions")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
         metafunc.parametrize(

@@ -1,4 +1,4 @@
-"""The 1,501 decisions recorded from Amplify's own resolvers, held against PostgreSQL.
+"""The 1,501 decisions recorded from Amplify's own resolvers, held against PostgreSQL and against the reference.
 
 Every case is performed as the application's ordinary login, through the public API. Two differences are intended:
 D1, an update may not leave a row without any owner; D2, setting a column to null needs no `delete`.
@@ -6,62 +6,71 @@ D1, an update may not leave a row without any owner; D2, setting a column to nul
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
-import pytest
 from psycopg import sql
 
-from rlskit import Identity, Rule, TableRules, allow, as_nobody, as_user
+from rlskit import TableRules, as_nobody, as_user, reference
+from tests.conformance.recorded import CASES, SCHEMAS, intended_difference, person, table_rules
 from tests.support import Database
 
-RECORDED = json.loads((Path(__file__).parent / "amplify.json").read_text())
-PEOPLE = {
-    name: Identity(
-        sub=claims["sub"],
-        username=claims["username"],
-        claims={key: value for key, value in claims.items() if key not in ("sub", "username")},
-    )
-    for name, claims in RECORDED["people"].items()
-}
-SCHEMAS = {schema["name"]: schema for schema in RECORDED["schemas"]}
 
+def test_postgresql_decides_as_amplify_does(database: Database, record_property: Callable[[str, object], None]) -> None:
+    performed, differences = 0, []
+    for name, schema in SCHEMAS.items():
+        columns = ", ".join(f'"{column}" {type_}' for column, type_ in schema["columns"].items())
+        database.execute(f"create table item (id text primary key default gen_random_uuid()::text, {columns})")
+        database.apply(table_rules(schema))
+        with database.connect(autocommit=True) as admin, database.connect_as_app(autocommit=True) as app:
+            for case in schema["cases"]:
+                performed += 1
+                if difference := outcome(case, schema, admin, app):
+                    differences.append(f"{name}: {difference}")
+        database.execute("drop table item")
 
-def test_the_file_holds_every_recorded_decision() -> None:
-    assert len(SCHEMAS) == 18
-
-    assert sum(len(schema["cases"]) for schema in SCHEMAS.values()) == 1501
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_postgresql_decides_as_amplify_does(name: str, database: Database) -> None:
-    schema = SCHEMAS[name]
-    columns = ", ".join(f'"{column}" {type_}' for column, type_ in schema["columns"].items())
-    database.execute(f"create table item (id text primary key default gen_random_uuid()::text, {columns})")
-    database.apply(table_rules(schema))
-    with database.connect(autocommit=True) as admin, database.connect_as_app(autocommit=True) as app:
-        outcomes = [outcome(case, schema, admin, app) for case in schema["cases"]]
-
-    differences = [text for text in outcomes if text]
-    assert len(outcomes) == len(schema["cases"])
+    record_property("amplify_cases", performed)
     assert differences == []
+    assert performed == CASES
 
 
-def table_rules(schema: dict[str, Any]) -> TableRules:
-    return TableRules(
-        "item",
-        *map(rule, schema["rules"]),
-        columns={column: [rule(each) for each in given] for column, given in schema["field_rules"].items()},
-    )
+def test_the_reference_decides_as_amplify_does(record_property: Callable[[str, object], None]) -> None:
+    performed, differences = 0, []
+    for name, schema in SCHEMAS.items():
+        rules = table_rules(schema)
+        for case in schema["cases"]:
+            performed += 1
+            if difference := answer(case, schema, rules):
+                differences.append(f"{name}: {difference}")
+
+    record_property("amplify_cases", performed)
+    assert differences == []
+    assert performed == CASES
 
 
-def rule(recorded: dict[str, Any]) -> Rule:
-    made = (allow.owners_defined_in if recorded["multiple"] else allow.owner_defined_in)(recorded["field"])
-    if "identity_claim" in recorded:
-        made = made.identity_claim(recorded["identity_claim"])
-    return made.to(recorded["to"]) if "to" in recorded else made
+def answer(case: dict[str, Any], schema: dict[str, Any], rules: TableRules) -> str:
+    """Ask the reference; what differs, in words, or nothing."""
+    who = person(case)
+    nothing = dict.fromkeys(["id", *schema["columns"]])
+    changes = {column: value for column, value in case.get("input", {}).items() if column != "id"}
+    match case["op"]:
+        case "list":
+            visible = [row["id"] for row in case["rows"] if reference.read(rules, who, nothing | row).allowed]
+            return "" if sorted(visible) == sorted(case.get("visible", [])) else f"{case}: {visible}"
+        case "create":
+            decision = reference.create(rules, who, case["input"], defaults=nothing, key=["id"])
+        case "update":
+            decision = reference.update(rules, who, nothing | case["row"], changes)
+        case "delete":
+            decision = reference.delete(rules, who, nothing | case["row"])
+    if decision.allowed == case["allowed"]:
+        if decision.allowed and case["op"] != "delete" and without_id([decision.row]) != without_id([case["result"]]):
+            return f"{case}: {decision}"
+        return ""
+    if not changes and case["op"] == "update":
+        return ""  # an UPDATE that sets nothing is no statement
+    return "" if intended_difference(case, schema, allowed=decision.allowed) else f"{case}: {decision}"
 
 
 def outcome(case: dict[str, Any], schema: dict[str, Any], admin: Any, app: Any) -> str:
@@ -85,21 +94,19 @@ def outcome(case: dict[str, Any], schema: dict[str, Any], admin: Any, app: Any) 
     if not allowed and after != before:
         return f"{case}: refused, and yet changed"
     if allowed == case["allowed"]:
-        if allowed and case["op"] != "delete" and without_id(after) != [without_id([case["result"]])[0]]:
+        if allowed and case["op"] != "delete" and without_id(after) != without_id([case["result"]]):
             return f"{case}: stored {after}"
         return ""
-    if allowed and nulls(case) and not may_null(case, schema):
-        return ""  # D2
-    if not allowed and case["op"] == "update" and leaves_nobody(case, schema):
-        return ""  # D1
+    if intended_difference(case, schema, allowed=allowed):
+        return ""
     return f"{case}: {'allowed' if allowed else 'refused'}"
 
 
 def perform(case: dict[str, Any], app: Any) -> Any:
     given = case.get("input", {})
-    who = as_nobody(app) if case["actor"] is None else as_user(app, PEOPLE[case["actor"]])
+    who = person(case)
     try:
-        with who:
+        with as_nobody(app) if who is None else as_user(app, who):
             match case["op"]:
                 case "list":
                     return sorted(row[0] for row in app.execute("select id from item"))
@@ -131,27 +138,3 @@ def stored(admin: Any) -> list[dict[str, Any]]:
 
 def without_id(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{column: value for column, value in row.items() if column != "id" and value is not None} for row in rows]
-
-
-def nulls(case: dict[str, Any]) -> bool:
-    return case["op"] == "update" and any(value is None for value in case["input"].values())
-
-
-def may_null(case: dict[str, Any], schema: dict[str, Any]) -> bool:
-    """Whether a rule with `delete` names the actor: Amplify asks for it to set a column to null."""
-    if case["actor"] is None:
-        return False
-    for given in schema["rules"]:
-        claim = given.get("identity_claim")
-        who = PEOPLE[case["actor"]]
-        claims = {"sub": who.sub, "username": who.username, **who.claims}
-        names = {claims[claim]} if claim else set(who.spellings)
-        named = case["row"].get(given["field"])
-        if names & set((named or []) if given["multiple"] else [named]) and "delete" in given.get("to", ["delete"]):
-            return True
-    return False
-
-
-def leaves_nobody(case: dict[str, Any], schema: dict[str, Any]) -> bool:
-    row = {**case["row"], **case["input"]}
-    return not any(row.get(rule_["field"]) for rule_ in schema["rules"])

@@ -26,6 +26,7 @@ ORDER = [
     "vocabulary",
     "identity",
     "rules",
+    "reference",
     "state",
     "runtime",
     "facts",
