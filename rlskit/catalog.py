@@ -117,7 +117,15 @@ def _columns(query: _Query, tables: Tables) -> tuple[dict[int, dict[str, ColumnF
     defaults = []
     for row in query("columns"):
         sequence = QualifiedName(row.sequence_schema, row.sequence_name) if row.sequence_name else None
-        facts[row.table_oid][row.name] = ColumnFacts(row.name, row.type, row.deterministic, row.generated, sequence)
+        facts[row.table_oid][row.name] = ColumnFacts(
+            name=row.name,
+            type=row.type,
+            deterministic=row.deterministic,
+            generated=row.generated,
+            key=row.key,
+            fresh=row.fresh,
+            sequence=sequence,
+        )
         if row.default_expression and not row.generated:
             defaults.append(Default(table=tables[row.table_oid], column=row.name, expression=row.default_expression))
     return facts, defaults
@@ -134,7 +142,7 @@ def _policies(query: _Query, tables: Tables, role: str) -> tuple[list[Policy], l
             using=row.using,
             with_check=row.with_check,
             permissive=row.permissive,
-            mark=row.mark if (row.mark or "").startswith(ddl.MARK) else None,
+            mark=row.mark if ddl.is_mark(row.mark) else None,
         )
         if policy.mark:
             found.append(policy)
@@ -204,7 +212,7 @@ def _checks(query: _Query, tables: Tables) -> tuple[dict[int, set[str]], list[Ch
     found = []
     for row in query("constraints"):
         names[row.table_oid].add(row.name)
-        if row.mark == ddl.MARK:
+        if ddl.is_mark(row.mark):
             table = tables[row.table_oid]
             found.append(
                 Check(table=table, name=row.name, expression=row.expression, validated=row.validated, mark=row.mark)
@@ -223,8 +231,9 @@ def _triggers(query: _Query, tables: Tables) -> tuple[list[Trigger], list[Foreig
             columns=tuple(row.columns),
             function=QualifiedName(row.function_schema, row.function_name),
             arguments=tuple(each.decode() for each in arguments),
+            when=row.when,
             enabled=row.enabled,
-            mark=row.mark if row.mark == ddl.MARK else None,
+            mark=row.mark if ddl.is_mark(row.mark) else None,
         )
         if trigger.mark:
             found.append(trigger)
@@ -240,7 +249,7 @@ def _indexes(query: _Query, tables: Tables) -> tuple[dict[int, list[IndexFacts]]
     for row in query("indexes"):
         if row.first_column is None or not row.whole:
             continue
-        marked = row.mark == ddl.MARK
+        marked = ddl.is_mark(row.mark)
         facts[row.table_oid].append(
             IndexFacts(row.name, row.first_column, row.method, row.valid, marked, row.parent_index)
         )

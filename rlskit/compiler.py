@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rlskit.errors import UnsupportedRuleError
 from rlskit.names import QualifiedName, fitted, index_name
@@ -30,6 +30,7 @@ from rlskit.state import (
     Policy,
     RowSecurity,
     State,
+    StrangerTo,
     TableObject,
     Trigger,
     Usage,
@@ -43,6 +44,12 @@ COMMAND_OF: dict[Operation, Command] = {"create": "insert", "read": "select", "u
 # Triggers of the same event fire in the order of their names: this one sees what the others have made of the row.
 REASSIGN_TRIGGER = "zz_rlskit_reassign"
 REASSIGN_FUNCTION = QualifiedName("rlskit", "note_new_owner")
+
+# And these see what the statement says, before the others have made anything of it.
+GUARD_TRIGGER = "00_rlskit_{operation}"
+GUARD_FUNCTION = QualifiedName("rlskit", "refuse_columns")
+# Whose row it is, the stored one says, and of a new row the new one.
+GUARDED: tuple[tuple[Operation, Literal["old", "new"]], ...] = (("create", "new"), ("update", "old"))
 
 
 def compile(rules: Rules) -> State:
@@ -125,22 +132,31 @@ class Access:
         return tuple(dict.fromkeys([*self.on_table(operation), *(each for people in per_column for each in people)]))
 
     def columns(self, operation: Operation) -> tuple[str, ...] | AllBut:
-        """The columns that the operation may name. Raises UnsupportedRuleError where that depends on the row."""
-        reaching = set(self.on_row(operation))
-        ruled = {column: set(self.on_column(column, operation)) for column in self.ruled_columns}
-        unruled = set(self.on_table(operation))
-        for column, people in [*ruled.items(), (None, unruled)]:
-            if people and people != reaching:
-                raise self._depends_on_row(column, operation)
-        if unruled:
+        """The columns that the operation may name in at least some row. Raises UnsupportedRuleError where reading depends on the row."""
+        if operation == "read":
+            for column, _ in self.narrower(operation):
+                raise self._read_depends_on_row(column)
+        ruled = {column: self.on_column(column, operation) for column in self.ruled_columns}
+        if self.on_table(operation):
             return AllBut(tuple(sorted(column for column, people in ruled.items() if not people)))
         return tuple(sorted(column for column, people in ruled.items() if people))
 
-    def _depends_on_row(self, column: str | None, operation: Operation) -> UnsupportedRuleError:
+    def narrower(self, operation: Operation) -> Iterator[tuple[str | None, tuple[Person, ...]]]:
+        """The columns (None: all without rules of their own) that are for some only of those who reach a row, and for whom."""
+        reaching = set(self.on_row(operation))
+        for column, people in [
+            *((column, self.on_column(column, operation)) for column in self.ruled_columns),
+            (None, self.on_table(operation)),
+        ]:
+            if people and set(people) != reaching:
+                yield column, people
+
+    def _read_depends_on_row(self, column: str | None) -> UnsupportedRuleError:
         what = f"column `{column}`" if column else "the columns without rules of their own"
         return UnsupportedRuleError(
-            f"table `{self.table}`: who may {operation} {what} would depend on the row",
-            hint="column privileges are the same for every row: give the column `allow.same().to(…)`, or nobody, or move it to a table of its own",
+            f"table `{self.table}`: who may read {what} would depend on the row",
+            hint="PostgreSQL shows a column of every row or of none: let whoever reads the row read the column (`allow.same().to(…)`), "
+            "or nobody, or move the column to a table of its own",
         )
 
     @cached_property
@@ -155,13 +171,19 @@ class Access:
         return tuple(column for column in self.owner_columns if self.on_column(column.name, "update"))
 
     @property
+    def may_be_left(self) -> bool:
+        """Whether who updates a row may write himself out of it."""
+        return bool(self.reassignable) and self.rules.reassign != "never"
+
+    @property
     def moves(self) -> bool:
-        """Whether a row may be handed to somebody else by an UPDATE."""
+        """Whether a row may be handed to somebody else by a plain UPDATE."""
         return bool(self.reassignable) and self.rules.reassign == "plain"
 
-    def why(self, operation: Operation) -> str:
-        """The rules that give the operation, for the reader."""
-        return " or ".join(str(rule) for rule in self.table_rules_with(operation)) or "its columns' rules"
+    def why(self, operation: Operation, column: str | None = None) -> str:
+        """The rules that give the operation on the table or on a column, for the reader."""
+        own = [rule for rule in self.ruled_columns.get(column or "", ()) if operation in rule.operations]
+        return " or ".join(map(str, own or self.table_rules_with(operation))) or "its columns' rules"
 
 
 def _people(rules: Iterable[Rule]) -> tuple[Person, ...]:
@@ -205,6 +227,13 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
             objects.append(
                 Default(table=table, column=column.name, expression=name, why="whoever creates a row owns it")
             )
+    objects += _guards(access)
+    named = {column.name for column in access.owner_columns}
+    objects += [
+        Column(table=table, name=column, type=None, why="a rule names it")
+        for column in access.ruled_columns
+        if column not in named
+    ]
     if access.moves:
         objects.append(
             Trigger(
@@ -220,6 +249,25 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
     return objects
 
 
+def _guards(access: Access) -> Iterator[Trigger]:
+    """Column privileges are the same for every row; what depends on the row is refused by a trigger."""
+    for operation, version in GUARDED:
+        for column, people in access.narrower(operation):
+            name = GUARD_TRIGGER.format(operation=operation)
+            columns = AllBut(tuple(sorted(access.ruled_columns))) if column is None else (column,)
+            yield Trigger(
+                table=access.table,
+                name=name if column is None else fitted(f"{name}_{column}"),
+                event=COMMAND_OF[operation],
+                # What an UPDATE names is seen by UPDATE OF; what an INSERT names, by values that are not the default.
+                columns=columns if operation == "update" else (),
+                function=GUARD_FUNCTION,
+                arguments=columns if operation == "create" or column else (),
+                when=StrangerTo(version, tuple(person.condition for person in people)),
+                why=access.why(operation, column),
+            )
+
+
 def _policy(access: Access, operation: Operation, people: tuple[Person, ...], role: str) -> Policy:
     names = tuple(person.condition for person in people)
     using: Expression | None = AnyOf(names)
@@ -230,7 +278,7 @@ def _policy(access: Access, operation: Operation, people: tuple[Person, ...], ro
         case "read" if access.moves:
             using = AnyOf((*names, MovingAway(access.owner_columns)))
         case "update":
-            with_check = NamesSomebody(access.owner_columns) if access.moves else AnyOf(names)
+            with_check = NamesSomebody(access.owner_columns) if access.may_be_left else AnyOf(names)
     return Policy(
         table=access.table,
         name=f"rlskit_{COMMAND_OF[operation]}",
@@ -276,8 +324,10 @@ def _all_rules(access: Access) -> list[Rule]:
 
 def _advice(access: Access) -> list[Advice]:
     found = []
+    columns = ", ".join(f"`{column.name}`" for column in access.reassignable)
+    if access.may_be_left and not access.moves:
+        found.append(f"who may update a row may give it away by writing {columns} with rlskit.reassign(…)")
     if access.moves:
-        columns = ", ".join(f"`{column.name}`" for column in access.reassignable)
         found.append(
             f"who may update a row may give it away by writing {columns}, and reads cost more for it. "
             'To keep rows with their owners protect the column: allow.same().to("read", "delete")'

@@ -11,6 +11,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from rlskit.names import QualifiedName
 from rlskit.state import (
+    AllBut,
     Always,
     AnyOf,
     CallersName,
@@ -26,6 +27,7 @@ from rlskit.state import (
     OwnerColumn,
     Policy,
     RowSecurity,
+    StrangerTo,
     TableObject,
     Trigger,
     Usage,
@@ -85,6 +87,9 @@ def expression(wanted: Expression) -> Composable:
     match wanted:
         case AnyOf(terms):
             return SQL("\n    or ").join(_term(term) for term in terms)
+        case StrangerTo(version, terms):
+            named = SQL(" or ").join(_names_caller(term, version) for term in terms)
+            return _format("({}) is not true", named)
         case Always():
             return SQL("true")
         case NamesSomebody(columns):
@@ -102,7 +107,7 @@ def expression(wanted: Expression) -> Composable:
 
 def _term(term: NamesCaller | MovingAway) -> Composable:
     if isinstance(term, NamesCaller):
-        return _names_caller(term.column, term.claim, term.spellings)
+        return _names_caller(term)
     noted = SQL("current_setting('rlskit.moving_to', true)")
     arms = [
         _format("{} && array[{}]{}", column.name, noted, _list_cast(column))
@@ -113,14 +118,19 @@ def _term(term: NamesCaller | MovingAway) -> Composable:
     return _format("(ctid = {} and ({}))", NOT_STORED, SQL(" or ").join(arms))
 
 
-def _names_caller(column: OwnerColumn, claim: str | None, spellings: tuple[str, ...] | None) -> Composable:
-    # Behind (select …) the caller is asked for once in a statement, not once in a row; the cast makes ANY take an array.
-    if claim is not None or spellings == ("full",):
-        one = _format("(select {})", _cast(_one_name(claim), column))
-        return _format("{} && array[{}]" if column.many else "{} = {}", column.name, one)
-    narrowed = SQL("") if spellings is None or len(spellings) == 3 else SQL(", ").join(map(Literal, spellings))
-    every = _format("(select rlskit.identities({}))::{}[]", narrowed, SQL(_type(column)))
-    return _format("{} && {}" if column.many else "{} = any ({})", column.name, every)
+def _names_caller(term: NamesCaller, version: str | None = None) -> Composable:
+    """In a policy; or in a trigger, where the row has a version."""
+    column = Identifier(version, term.column.name) if version else Identifier(term.column.name)
+    # Behind (select …) the caller is asked for once in a statement, not once in a row; a trigger takes no sub-select.
+    asked: LiteralString = "{}" if version else "(select {})"
+    if term.claim is not None or term.spellings == ("full",):
+        one = _format(asked, _cast(_one_name(term.claim), term.column))
+        return _format("{} && array[{}]" if term.column.many else "{} = {}", column, one)
+    narrowed = term.spellings if term.spellings is not None and len(term.spellings) < 3 else ()
+    every = _format(asked, _format("rlskit.identities({})", SQL(", ").join(map(Literal, narrowed))))
+    # The cast makes ANY take the sub-select for an array.
+    every = _format("{}::{}[]", every, SQL(_type(term.column)))
+    return _format("{} && {}" if term.column.many else "{} = any ({})", column, every)
 
 
 def _one_name(claim: str | None) -> Composable:
@@ -170,10 +180,44 @@ def _well_formed(column: OwnerColumn) -> Composable:
 # --- objects -------------------------------------------------------------------------------------------
 
 
-def wanted_digest(policy: Policy) -> str:
-    """What a policy's mark keeps of the policy that was wanted."""
-    parts = [text(expression(each)) if each is not None else "" for each in (policy.using, policy.with_check)]
+Marked: TypeAlias = Policy | Trigger | Check
+
+
+def wanted_digest(wanted: Marked) -> str:
+    """What a mark keeps of the expressions that were wanted."""
+    return _digest(text(expression(each)) if each is not None else "" for each in _expressions(wanted))
+
+
+def mark_of(wanted: Marked, found: Marked) -> str:
+    """The comment of an object that was made from ``wanted`` and is still what the server kept of it: see ``rlskit.mark``."""
+    return f"{MARK} {wanted_digest(wanted)} {_digest(str(each or '') for each in _expressions(found))}"
+
+
+def is_mark(comment: str | None) -> bool:
+    """Whether a comment says that the object is rlskit's."""
+    return comment is not None and (comment == MARK or comment.startswith(f"{MARK} "))
+
+
+def _expressions(marked: Marked) -> tuple[Expression | None, ...]:
+    match marked:
+        case Policy(using=using, with_check=with_check):
+            return (using, with_check)
+        case Trigger(when=when):
+            return (when,)
+        case Check(expression=condition):
+            return (condition,)
+    assert_never(marked)
+
+
+def _digest(parts: Iterable[str]) -> str:
     return sha256(" / ".join(parts).encode()).hexdigest()[:16]
+
+
+def _mark(wanted: Marked) -> Composed:
+    kind = "constraint" if isinstance(wanted, Check) else wanted.kind
+    target = text(qualified(wanted.table))
+    values = map(Literal, (kind, target, wanted.name, wanted_digest(wanted)))
+    return _format("call rlskit.mark({}, {}, {}, {})", *values)
 
 
 def create(wanted: TableObject) -> Statements:
@@ -181,6 +225,7 @@ def create(wanted: TableObject) -> Statements:
     table = qualified(wanted.table)
     match wanted:
         case Column():
+            assert wanted.type is not None
             return [_format("alter table {} add column {} {}", table, wanted.name, SQL(wanted.type))]
         case RowSecurity():
             return _row_security(table, wanted)
@@ -196,7 +241,7 @@ def create(wanted: TableObject) -> Statements:
                     "alter table {} add constraint {} check ({}){}",
                     *(table, wanted.name, expression(wanted.expression), SQL("" if wanted.validated else " not valid")),
                 ),
-                _format("comment on constraint {} on {} is {}", wanted.name, table, Literal(MARK)),
+                _mark(wanted),
             ]
         case Trigger():
             return _create_trigger(table, wanted)
@@ -258,14 +303,17 @@ def _row_security(table: Identifier, wanted: RowSecurity) -> Statements:
 
 
 def _create_trigger(table: Identifier, wanted: Trigger) -> Statements:
+    assert not isinstance(wanted.columns, AllBut)
+    assert not isinstance(wanted.arguments, AllBut)
     of = _format(" of {}", _names(wanted.columns)) if wanted.columns else SQL("")
+    when = _format("  when ({})\n", expression(wanted.when)) if wanted.when is not None else SQL("")
     return [
         _format(
-            "create trigger {} before {}{} on {} for each row execute function {}({})",
-            *(wanted.name, SQL(wanted.event), of, table, qualified(wanted.function)),
+            "create trigger {} before {}{} on {} for each row\n{}  execute function {}({})",
+            *(wanted.name, SQL(wanted.event), of, table, when, qualified(wanted.function)),
             SQL(", ").join(map(Literal, wanted.arguments)),
         ),
-        _format("comment on trigger {} on {} is {}", wanted.name, table, Literal(MARK)),
+        _mark(wanted),
     ]
 
 
@@ -290,13 +338,6 @@ def _alterable(existing: Policy, wanted: Policy) -> bool:
         for a, b in ((existing.using, wanted.using), (existing.with_check, wanted.with_check))
     )
     return same_shape and (existing.command, existing.permissive) == (wanted.command, wanted.permissive)
-
-
-def _mark(policy: Policy) -> Composed:
-    target = text(qualified(policy.table))
-    return _format(
-        "call rlskit.mark({}, {}, {})", Literal(target), Literal(policy.name), Literal(wanted_digest(policy))
-    )
 
 
 def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralString) -> Composed:

@@ -11,12 +11,17 @@ from rlskit.state import State, TableObject
 
 @dataclass(frozen=True, slots=True)
 class ColumnFacts:
-    """A column as it is: its type without length, whether its collation tells all texts apart, and a serial's sequence."""
+    """A column as it is: its type without length, whether its collation tells all texts apart, and a serial's sequence.
+
+    ``key`` says whether it is of the primary key, ``fresh`` whether its default is another value each time it is asked for.
+    """
 
     name: str
     type: str
     deterministic: bool
     generated: bool
+    key: bool
+    fresh: bool
     sequence: QualifiedName | None
 
 

@@ -26,6 +26,7 @@ from rlskit.state import (
     Policy,
     RowSecurity,
     State,
+    StrangerTo,
     TableObject,
     Trigger,
     Usage,
@@ -120,16 +121,17 @@ def _check_owner(facts: TableFacts, database: Database) -> None:
 
 
 def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[TableFacts]) -> Iterator[TableObject]:
-    added = {each.name: each for each in objects if isinstance(each, Column) and each.name not in facts.columns}
-    for column in added.values():
+    missing = [each for each in objects if isinstance(each, Column) and each.name not in facts.columns]
+    for column in missing:
         _refuse_misspelling(facts, column)
+    added = {each.name: each for each in missing}
     for each in objects:
         match each:
             case Column():
                 if each.name in added:
                     yield each
-                else:
-                    _check_strategy(facts, each)
+                elif each.type is not None:
+                    _check_strategy(facts, each, each.type)
             case Policy():
                 yield replace(
                     each,
@@ -139,7 +141,8 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
             case Default() | Check():
                 yield replace(each, expression=_typed(each.expression, facts))
             case Grant():
-                grant = replace(each, columns=_listed(each.columns, facts, added))
+                listed = None if each.columns is None else _listed(each.columns, facts, added)
+                grant = replace(each, columns=listed)
                 if grant.columns != ():
                     yield grant
                 yield from _sequences(grant, facts)
@@ -150,17 +153,53 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
                 for child in family:
                     yield replace(each, table=child.name, why=f"a part of {facts.name} that could be reached directly")
             case Trigger():
-                yield each
+                trigger = each if each.when is None else _fit_guard(each, facts, added)
+                if trigger is None:
+                    continue
+                yield trigger
                 # PostgreSQL copies a row trigger down to partitions, but not to children that inherit.
                 for child in family:
                     if not child.is_partition:
-                        yield replace(each, table=child.name)
+                        yield replace(trigger, table=child.name)
             case _:
                 yield each
 
 
+def _fit_guard(wanted: Trigger, facts: TableFacts, added: Iterable[str]) -> Trigger | None:
+    """The trigger with the columns that it guards by name; None where there is nothing to guard."""
+    guarded = wanted.columns or wanted.arguments
+    names = [each for each in _listed(guarded, facts, added) if each in added or not facts.columns[each].generated]
+    if wanted.event == "insert":
+        if isinstance(guarded, AllBut):  # whoever may create a row may say its key
+            names = [each for each in names if each in added or not facts.columns[each].key]
+        _refuse_fresh(names, facts)
+    if not names or wanted.when is None:
+        return None
+    return replace(
+        wanted,
+        columns=tuple(names) if wanted.columns else (),
+        arguments=tuple(names) if wanted.arguments else (),
+        when=_typed(wanted.when, facts),
+    )
+
+
+def _refuse_fresh(names: Iterable[str], facts: TableFacts) -> None:
+    """A trigger sees values, not what was named: it takes a value that is not the default for one that was."""
+    for name in names:
+        if name in facts.columns and facts.columns[name].fresh:
+            raise UnsupportedRuleError(
+                f"column `{name}` of table `{facts.name}`: who may set it in a new row would depend on the row, "
+                "and its default, which is another value each time, could not be told from a value that was set",
+                hint="let nobody set it, or whoever may create: give it a column rule without create, or `allow.same()`",
+            )
+
+
 def _refuse_misspelling(facts: TableFacts, column: Column) -> None:
     near = did_you_mean(column.name, [each.name for each in facts.columns.values()])
+    if column.type is None:
+        raise UnknownColumnError(
+            f"table `{facts.name}` has no column `{column.name}`, which a column rule names", hint=near
+        )
     if near.startswith("did"):
         raise UnknownColumnError(
             f"table `{facts.name}` has no column `{column.name}`, which {column.why} names",
@@ -168,9 +207,9 @@ def _refuse_misspelling(facts: TableFacts, column: Column) -> None:
         )
 
 
-def _check_strategy(facts: TableFacts, wanted: Column) -> None:
+def _check_strategy(facts: TableFacts, wanted: Column, type: str) -> None:
     found = facts.columns[wanted.name]
-    is_list, asks_list = found.type.endswith("[]"), wanted.type.endswith("[]")
+    is_list, asks_list = found.type.endswith("[]"), type.endswith("[]")
     place = f"column `{wanted.name}` of table `{facts.name}`"
     if is_list != asks_list:
         word = "owners_defined_in" if is_list else "owner_defined_in"
@@ -190,7 +229,7 @@ def _check_strategy(facts: TableFacts, wanted: Column) -> None:
     if name_type not in (*_FIT_TYPES, *(() if is_list else ("uuid",))):
         raise UnsupportedRuleError(
             f"{place} is {found.type}, which cannot hold an owner exactly",
-            hint=f"make it {wanted.type}, or uuid for one claim that is a uuid",
+            hint=f"make it {type}, or uuid for one claim that is a uuid",
         )
 
 
@@ -201,9 +240,7 @@ def _typed(expression: Expression, facts: TableFacts) -> Expression:
         found = facts.columns.get(wanted.name)
         return replace(wanted, type=found.type.removesuffix("[]")) if found else wanted
 
-    def term(each: NamesCaller | MovingAway) -> NamesCaller | MovingAway:
-        if isinstance(each, MovingAway):
-            return MovingAway(tuple(map(column, each.columns)))
+    def naming(each: NamesCaller) -> NamesCaller:
         typed = replace(each, column=column(each.column))
         if typed.column.type == "uuid" and typed.claim is None:
             raise UnsupportedRuleError(
@@ -214,7 +251,14 @@ def _typed(expression: Expression, facts: TableFacts) -> Expression:
 
     match expression:
         case AnyOf(terms):
-            return AnyOf(tuple(map(term, terms)))
+            return AnyOf(
+                tuple(
+                    MovingAway(tuple(map(column, each.columns))) if isinstance(each, MovingAway) else naming(each)
+                    for each in terms
+                )
+            )
+        case StrangerTo(version, named):
+            return StrangerTo(version, tuple(map(naming, named)))
         case NamesSomebody(columns):
             return NamesSomebody(tuple(map(column, columns)))
         case CallersName(owner_column, claim):
@@ -225,19 +269,9 @@ def _typed(expression: Expression, facts: TableFacts) -> Expression:
             return other
 
 
-def _listed(
-    columns: tuple[str, ...] | AllBut | None, facts: TableFacts, added: Iterable[str]
-) -> tuple[str, ...] | None:
-    if columns is None:
-        return None
+def _listed(columns: tuple[str, ...] | AllBut, facts: TableFacts, added: Iterable[str]) -> tuple[str, ...]:
     known = [*facts.columns, *added]
     named = columns.columns if isinstance(columns, AllBut) else columns
-    for name in named:
-        if name not in known:
-            raise UnknownColumnError(
-                f"table `{facts.name}` has no column `{name}`, which a column rule names",
-                hint=did_you_mean(name, known),
-            )
     return tuple(sorted(name for name in known if (name in named) != isinstance(columns, AllBut)))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from hashlib import sha256
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Identifier
 
-from rlskit import ddl
+from rlskit import ddl, runtime
 from rlskit.state import (
     AnyOf,
     CallersName,
@@ -24,7 +23,15 @@ from rlskit.state import (
     OwnerColumn,
     Policy,
     State,
+    StrangerTo,
+    Trigger,
     WellFormed,
+)
+
+_POLICY: LiteralString = "create policy {} on {} using ({})"
+# Of the two events this one has both versions of a row.
+_TRIGGER: LiteralString = (
+    "create trigger {} before update on {} for each row when ({}) execute function rlskit.refuse_columns()"
 )
 
 Normal = Callable[[Expression], Expression]
@@ -47,13 +54,10 @@ def by_twin(conn: Connection[Any], wanted: State) -> State:
         twin = Identifier("pg_temp", f"rlskit_twin_{number}")
         script = [SQL("create temporary table {} ({}) on commit drop").format(twin, _column_list(columns))]
         for position, each in enumerate(group):
-            policy = Identifier(str(position))
-            script.append(SQL("create policy {} on {} using ({})").format(policy, twin, ddl.expression(each)))
+            made = _TRIGGER if isinstance(each, StrangerTo) else _POLICY
+            script.append(SQL(made).format(Identifier(str(position)), twin, ddl.expression(each)))
         cursor.execute(SQL(";\n").join(script))
-        rows = cursor.execute(
-            "select polname, pg_get_expr(polqual, polrelid) from pg_policy where polrelid = %s::regclass",
-            [ddl.text(twin)],
-        ).fetchall()
+        rows = cursor.execute(runtime.script("catalog/twin.sql"), {"twin": ddl.text(twin)}).fetchall()
         normal.update({group[int(name)]: text for name, text in rows})
     if defaults:
         twin = Identifier("pg_temp", "rlskit_twin_of_defaults")
@@ -75,10 +79,14 @@ def by_mark(existing: State, wanted: State) -> State:
     objects = []
     for each in wanted.objects:
         found = here.get(each.key)
-        if isinstance(each, Policy) and isinstance(found, Policy) and found.mark == mark_of(each, found):
-            each = replace(each, using=found.using, with_check=found.with_check)
-        elif isinstance(each, Check) and isinstance(found, Check):
-            each = replace(each, expression=found.expression)
+        if isinstance(each, ddl.Marked) and isinstance(found, type(each)) and found.mark == ddl.mark_of(each, found):
+            match each, found:
+                case Policy(), Policy():
+                    each = replace(each, using=found.using, with_check=found.with_check)
+                case Trigger(), Trigger():
+                    each = replace(each, when=found.when)
+                case Check(), Check():
+                    each = replace(each, expression=found.expression)
         elif isinstance(each, Default):
             # Defaults cannot bear a comment; they are written the way the server prints them.
             each = replace(each, expression=ddl.text(ddl.expression(each.expression)))
@@ -86,17 +94,13 @@ def by_mark(existing: State, wanted: State) -> State:
     return replace(wanted, objects=frozenset(objects))
 
 
-def mark_of(wanted: Policy, found: Policy) -> str:
-    """The comment of a policy that was made from ``wanted`` and is still what the server kept: see ``rlskit.mark``."""
-    stored = f"{found.using or ''} / {found.with_check or ''}"
-    return f"{ddl.MARK} {ddl.wanted_digest(wanted)} {sha256(stored.encode()).hexdigest()[:16]}"
-
-
 def _expressions(state: State) -> Iterator[Expression]:
     for each in state:
         match each:
             case Policy():
                 yield from (given for given in (each.using, each.with_check) if given is not None)
+            case Trigger(when=when) if when is not None:
+                yield when
             case Default() | Check():
                 yield each.expression
 
@@ -109,6 +113,8 @@ def _mapped(state: State, normal: Normal) -> State:
                 using = normal(each.using) if each.using is not None else None
                 with_check = normal(each.with_check) if each.with_check is not None else None
                 each = replace(each, using=using, with_check=with_check)
+            case Trigger(when=when) if when is not None:
+                each = replace(each, when=normal(when))
             case Default() | Check():
                 each = replace(each, expression=normal(each.expression))
         objects.append(each)
@@ -122,6 +128,8 @@ def _columns(expression: Expression) -> tuple[OwnerColumn, ...]:
             for term in terms:
                 found += term.columns if isinstance(term, MovingAway) else [term.column]
             return tuple(sorted(set(found)))
+        case StrangerTo(_, terms):
+            return tuple(sorted({term.column for term in terms}))
         case NamesSomebody(columns):
             return tuple(sorted(set(columns)))
         case WellFormed(column):

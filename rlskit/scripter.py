@@ -10,7 +10,7 @@ from psycopg.sql import SQL, Identifier, Literal
 from rlskit import compiler, ddl, runtime
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules
-from rlskit.state import AllBut, Check, Column, Grant, Index, RowSecurity, TableObject
+from rlskit.state import AllBut, Check, Column, Grant, Index, RowSecurity, TableObject, Trigger
 
 _HEAD = """\
 -- Run it as the owner of the tables:
@@ -23,6 +23,27 @@ set search_path = pg_catalog, pg_temp;
 """
 
 # What a column list means is known only in the database, where a column may have been added since.
+_TRIGGER = """\
+declare
+  names text[] := array(
+    select attname::text
+    from pg_attribute
+    where attrelid = {table}::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+      and attname <> all ({named}::text[])
+      and not ({inserts} and exists (select from pg_index where indrelid = attrelid and indisprimary and attnum = any (indkey)))
+    order by attname collate "C"
+  );
+begin
+  if names <> '{{}}' then
+    execute format(
+      {statement},
+      (select string_agg(quote_ident(each), ', ') from unnest(names) as given (each)),
+      (select string_agg(quote_literal(each), ', ') from unnest(names) as given (each))
+    );
+    {mark};
+  end if;
+end"""
+
 _GRANTS = """\
 declare
   given record;
@@ -98,9 +119,13 @@ def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> 
     name = ddl.qualified(table)
     for each in objects:
         match each:
+            case Column(type=None):
+                pass
             case Column():
-                add = SQL("alter table {} add column if not exists {} " + each.type)
+                add = SQL("alter table {} add column if not exists {} " + (each.type or ""))
                 yield ddl.text(add.format(name, Identifier(each.name)))
+            case Trigger() if isinstance(each.columns, AllBut) or isinstance(each.arguments, AllBut):
+                yield _trigger(name, each)
             case RowSecurity():
                 yield from map(ddl.text, ddl.create(each))
                 yield ddl.text(SQL("call rlskit.clear({})").format(Literal(ddl.text(name))))
@@ -113,6 +138,25 @@ def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> 
     grants = [each for each in objects if isinstance(each, Grant)]
     yield _grants(name, [each for each in grants if each.columns is not None], role)
     yield from (ddl.text(statement) for each in grants if each.columns is None for statement in ddl.create(each))
+
+
+def _trigger(name: Identifier, trigger: Trigger) -> str:
+    """A trigger whose columns the database has to list."""
+    listed = trigger.columns if isinstance(trigger.columns, AllBut) else trigger.arguments
+    assert isinstance(listed, AllBut)
+    columns, arguments = (
+        ("%1$s",) if isinstance(each, AllBut) else each for each in (trigger.columns, trigger.arguments)
+    )
+    create, mark = ddl.create(replace(trigger, columns=columns, arguments=arguments))
+    statement = ddl.text(create).replace("%", "%%").replace('"%%1$s"', "%1$s").replace("'%%1$s'", "%2$s")
+    body = SQL(_TRIGGER).format(
+        table=Literal(ddl.text(name)),
+        named=Literal(list(listed.columns)),
+        inserts=Literal(trigger.event == "insert"),
+        statement=Literal(statement),
+        mark=mark,
+    )
+    return ddl.block(ddl.text(body))
 
 
 def _grants(name: Identifier, grants: list[Grant], role: str) -> str:

@@ -60,6 +60,14 @@ class AnyOf:
 
 
 @dataclass(frozen=True, slots=True)
+class StrangerTo:
+    """True when none of the terms names the caller in this version of a row; for triggers, where a row has an old and a new one."""
+
+    version: Literal["old", "new"]
+    terms: tuple[NamesCaller, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Always:
     """True."""
 
@@ -79,7 +87,7 @@ class WellFormed:
     column: OwnerColumn
 
 
-Expression: TypeAlias = AnyOf | Always | NamesSomebody | CallersName | WellFormed | str
+Expression: TypeAlias = AnyOf | StrangerTo | Always | NamesSomebody | CallersName | WellFormed | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +121,10 @@ class TableObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column(TableObject):
-    """A column that has to be there. ``type`` is PostgreSQL's name of it."""
+    """A column that has to be there. ``type`` is PostgreSQL's name of it; where it is None, any will do, and the column is not added."""
 
     name: str
-    type: str
+    type: str | None
 
     kind: ClassVar[str] = "column"
 
@@ -164,13 +172,17 @@ class Check(TableObject):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trigger(TableObject):
-    """A BEFORE … FOR EACH ROW trigger. ``enabled`` is PostgreSQL's letter: O, always on for ordinary sessions."""
+    """A BEFORE … FOR EACH ROW trigger. ``enabled`` is PostgreSQL's letter: O, always on for ordinary sessions.
+
+    ``columns`` are those of UPDATE OF, ``arguments`` what the function is given; here they are names of columns.
+    """
 
     name: str
     event: Literal["insert", "update"] | str
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] | AllBut
     function: QualifiedName
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] | AllBut = ()
+    when: Expression | None = None
     enabled: str = "O"
 
     kind: ClassVar[str] = "trigger"

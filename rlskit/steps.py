@@ -277,7 +277,8 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         case Check():
             return f"{verb} check {some.name}"
         case Trigger():
-            return f"{verb} trigger {some.name} before {some.event} of {', '.join(some.columns)}"
+            of = f" of {', '.join(some.columns)}" if isinstance(some.columns, tuple) and some.columns else ""
+            return f"{verb} trigger {some.name} before {some.event}{of}"
         case Policy():
             return f"{verb} policy {some.name} for {some.command} to {', '.join(some.roles)}"
         case Grant():

@@ -10,7 +10,7 @@ from rlskit.words import did_you_mean
 
 Operation: TypeAlias = Literal["create", "read", "update", "delete"]
 Spelling: TypeAlias = Literal["full", "sub", "username"]
-Reassign: TypeAlias = Literal["plain", "never"]
+Reassign: TypeAlias = Literal["plain", "explicit", "never"]
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)

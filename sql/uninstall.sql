@@ -4,8 +4,12 @@
 begin;
 
 drop procedure if exists rlskit.clear(regclass);
-drop procedure if exists rlskit.mark(regclass, name, text);
+drop procedure if exists rlskit.mark(text, regclass, name, text);
+drop function if exists rlskit.reassign(regclass, jsonb, text, text[]);
+drop function if exists rlskit.reassign(regclass, jsonb, text, text);
+drop function if exists rlskit.refuse_columns();
 drop function if exists rlskit.note_new_owner();
+drop function if exists rlskit.username_of(text);
 drop function if exists rlskit.as_uuid(text);
 drop function if exists rlskit.list_of(text);
 drop function if exists rlskit.identities(text[]);

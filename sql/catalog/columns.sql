@@ -6,6 +6,17 @@ select
   coalesce(collation_.collisdeterministic, true) as deterministic,
   pg_get_expr(default_.adbin, default_.adrelid) as default_expression,
   column_.attgenerated <> '' as generated,
+  exists (
+    select from pg_index
+    where indrelid = column_.attrelid and indisprimary and column_.attnum = any (indkey)
+  ) as key,
+  -- An expression's functions are not listed anywhere; a name that one volatile function has is taken for that one.
+  column_.attidentity <> '' or exists (
+    select
+    from regexp_matches(pg_get_expr(default_.adbin, default_.adrelid), '([^.("\s]+)"?\(', 'g') as called (name)
+    join pg_proc as function_ on function_.proname = called.name[1]
+    where function_.provolatile = 'v' and column_.attgenerated = ''
+  ) as fresh,
   sequence_schema.nspname as sequence_schema,
   sequence_.relname as sequence_name
 from pg_attribute as column_

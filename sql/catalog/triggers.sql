@@ -4,8 +4,8 @@ select
   trigger_.tgname as name,
   case
     -- tgtype: 1 for each row, 2 before; then 4 insert, 8 delete, 16 update, 32 truncate
-    when trigger_.tgtype = 7 and trigger_.tgqual is null then 'insert'
-    when trigger_.tgtype = 19 and trigger_.tgqual is null then 'update'
+    when trigger_.tgtype = 7 then 'insert'
+    when trigger_.tgtype = 19 then 'update'
     else pg_get_triggerdef(trigger_.oid)
   end as event,
   array(
@@ -17,6 +17,8 @@ select
   function_schema.nspname as function_schema,
   function_.proname as function_name,
   trigger_.tgargs as arguments,
+  -- pg_get_expr cannot print a condition on two versions of a row
+  substring(pg_get_triggerdef(trigger_.oid) from ' WHEN \((.*)\) EXECUTE FUNCTION ') as when,
   trigger_.tgenabled::text as enabled,
   obj_description(trigger_.oid, 'pg_trigger') as mark
 from pg_trigger as trigger_

@@ -134,6 +134,18 @@ end
 $rlskit$;
 comment on function rlskit.as_uuid(text) is 'the text as uuid, or NULL where it is none';
 
+-- The readable part of a stored owner: what stands after the first '::', or all of it where none stands there.
+create or replace function rlskit.username_of(owner text)
+returns text
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return case when owner like '%::%' then substr(owner, strpos(owner, '::') + 2) else owner end;
+end
+$rlskit$;
+comment on function rlskit.username_of(text) is 'the readable part of a stored owner';
+
 -- Trigger: notes whom a row will belong to, in the setting rlskit.moving_to, for the policy that has to let the row go.
 -- Its arguments are the owner columns; the first name that any of them holds is noted.
 -- Whoever writes the setting by hand gains nothing: the policy holds it against rows that are not stored yet.
@@ -160,28 +172,144 @@ end
 $rlskit$;
 comment on function rlskit.note_new_owner() is 'trigger: notes whom a row will belong to';
 
--- Marks a policy as rlskit's: the digest of what was wanted, and of what the server keeps of it.
--- By the second one a role that may only read the catalogue can tell a policy that was changed by hand.
-create or replace procedure rlskit.mark(in target regclass, in policy name, in wanted text)
+-- Trigger: refuses columns that the caller may not write in this row. Column privileges are the same for every row; this is for
+-- what depends on the row. Its condition says whom to refuse, its arguments name the columns. An UPDATE names a column by
+-- setting it (UPDATE OF); an INSERT by a value that is not the default. Where row security is off for the caller, so is this.
+create or replace function rlskit.refuse_columns()
+returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  stored text := (
-    select coalesce(pg_get_expr(polqual, polrelid), '') || ' / ' || coalesce(pg_get_expr(polwithcheck, polrelid), '')
-    from pg_policy
-    where polrelid = target and polname = policy
-  );
+  refused text[] := tg_argv;
+begin
+  if not row_security_active(tg_relid) then
+    return new;
+  end if;
+  if tg_op = 'INSERT' then
+    if exists (
+      select from unnest(tg_argv) as given (name)
+      where name not in (select attname from pg_attribute where attrelid = tg_relid and attnum > 0 and not attisdropped)
+    ) then
+      raise undefined_column using
+        message = format('a column of table %s, which its rules guard, has another name now', tg_table_name),
+        hint = 'Bring the rules up to date, and apply them.';
+    end if;
+    execute (
+      select format('select array_remove(array[%s], null)', string_agg(
+        format(
+          'case when to_jsonb(($1).%1$I) is distinct from to_jsonb((%2$s)::%3$s) then %1$L end',
+          attname,
+          coalesce(pg_get_expr(adbin, adrelid), 'null'),
+          format_type(atttypid, atttypmod)
+        ),
+        ', ' order by attname
+      ))
+      from pg_attribute
+      left join pg_attrdef on adrelid = attrelid and adnum = attnum
+      where attrelid = tg_relid and attname = any (tg_argv)
+    )
+    into refused
+    using new;
+    if refused = '{}' then
+      return new;
+    end if;
+  end if;
+  raise insufficient_privilege using
+    message = format(
+      case tg_op
+        when 'INSERT' then 'permission denied to set %s of a new row in table %s'
+        else 'permission denied to update %s of this row in table %s'
+      end,
+      case cardinality(refused)
+        when 0 then 'a column'
+        when 1 then 'column ' || refused[array_lower(refused, 1)]
+        else 'columns ' || array_to_string(refused, ', ')
+      end,
+      tg_table_name
+    ),
+    hint = 'No rule that names the caller in the row allows it.',
+    schema = tg_table_schema,
+    table = tg_table_name,
+    column = case when cardinality(refused) = 1 then refused[array_lower(refused, 1)] else '' end;
+end
+$rlskit$;
+comment on function rlskit.refuse_columns() is 'trigger: refuses columns that the caller may not write in this row';
+
+-- Gives rows away where UPDATE cannot, because the table was declared so (reassign = "explicit"):
+--   select rlskit.reassign('todo', '{"id": 17}', 'owner', '77aa::bob')
+-- Finds the rows by the columns in "key", writes the new owner, and returns how many rows there were. It runs with the
+-- caller's own rights: row security and privileges decide as ever, about the rows found and about the rows written. It goes
+-- by way of a cursor, because an UPDATE that reads columns also holds the new row against the SELECT policy.
+create or replace function rlskit.reassign(target regclass, key jsonb, owner_column text, new_owner text)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  condition text := (select string_agg(format('%I = %L', name, value), ' and ') from jsonb_each_text(key) as part (name, value));
+  mine refcursor;
+  reassigned bigint := 0;
+begin
+  if condition is null then
+    raise null_value_not_allowed using message = 'the key names no column', hint = 'Say which row: ''{"id": 17}''.';
+  end if;
+  open mine for execute format('select from %s where %s for update', target, condition);
+  loop
+    move next from mine;
+    exit when not found;
+    execute format('update %s set %I = %L where current of %I', target, owner_column, new_owner, mine);
+    reassigned := reassigned + 1;
+  end loop;
+  close mine;
+  return reassigned;
+end
+$rlskit$;
+comment on function rlskit.reassign(regclass, jsonb, text, text) is 'gives rows away where the table wants it said explicitly';
+
+-- The same for a column that lists owners.
+create or replace function rlskit.reassign(target regclass, key jsonb, owner_column text, new_owners text[])
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return rlskit.reassign(target, key, owner_column, new_owners::text);
+end
+$rlskit$;
+comment on function rlskit.reassign(regclass, jsonb, text, text[]) is 'gives rows away where the table wants it said explicitly';
+
+-- Marks what rlskit has made, in a comment: the digest of what was wanted, and of what the server keeps of it.
+-- By the second one a role that may only read the catalogue can tell what was changed by hand.
+create or replace procedure rlskit.mark(in kind text, in target regclass, in named name, in wanted text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  stored text := case kind
+    when 'policy' then (
+      select coalesce(pg_get_expr(polqual, polrelid), '') || ' / ' || coalesce(pg_get_expr(polwithcheck, polrelid), '')
+      from pg_policy
+      where polrelid = target and polname = named
+    )
+    when 'trigger' then (
+      select coalesce(substring(pg_get_triggerdef(oid) from ' WHEN \((.*)\) EXECUTE FUNCTION '), '')
+      from pg_trigger
+      where tgrelid = target and tgname = named
+    )
+    when 'constraint' then (select pg_get_expr(conbin, conrelid) from pg_constraint where conrelid = target and conname = named)
+  end;
 begin
   execute format(
-    'comment on policy %I on %s is %L',
-    policy,
+    'comment on %s %I on %s is %L',
+    case kind when 'policy' then 'policy' when 'trigger' then 'trigger' else 'constraint' end,
+    named,
     target,
     'rlskit ' || wanted || ' ' || left(encode(sha256(convert_to(stored, 'UTF8')), 'hex'), 16)
   );
 end
 $rlskit$;
-comment on procedure rlskit.mark(regclass, name, text) is 'marks a policy as managed by rlskit';
+comment on procedure rlskit.mark(text, regclass, name, text) is 'marks a policy, a trigger or a constraint as managed by rlskit';
 
 -- Takes away what rlskit has made on a table: policies, triggers, checks and defaults. Row security stays, so the table is closed.
 create or replace procedure rlskit.clear(in target regclass)
@@ -198,11 +326,11 @@ begin
     union all
     select format('drop trigger %I on %s', tgname, target)
     from pg_trigger
-    where tgrelid = target and tgparentid = 0 and obj_description(oid, 'pg_trigger') = 'rlskit'
+    where tgrelid = target and tgparentid = 0 and obj_description(oid, 'pg_trigger') like 'rlskit %'
     union all
     select format('alter table %s drop constraint %I', target, conname)
     from pg_constraint
-    where conrelid = target and contype = 'c' and obj_description(oid, 'pg_constraint') = 'rlskit'
+    where conrelid = target and contype = 'c' and obj_description(oid, 'pg_constraint') like 'rlskit %'
     union all
     select format('alter table %s alter column %I drop default', target, attname)
     from pg_attrdef

@@ -46,6 +46,18 @@ def test_d4_anothers_row_is_no_row(todo: Database) -> None:
 
 def test_d5_a_read_shows_the_stored_value(todo: Database) -> None:
     assert perform(todo, ALICE, "select owner from todo") == [(full(ALICE),)]
+    assert perform(todo, ALICE, "select rlskit.username_of(owner) from todo") == [("alice",)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "username"), [("a::alice", "alice"), ("alice", "alice"), ("a::b::c", "b::c"), ("", ""), (None, None)]
+)
+def test_d5_the_username_is_what_stands_after_the_first_two_colons(
+    owner: str | None, username: str | None, database: Database
+) -> None:
+    database.apply()
+
+    assert database.rows("select rlskit.username_of(%s)", [owner]) == [(username,)]
 
 
 def test_d6_a_username_that_spells_anothers_name_is_refused_in_python_and_in_sql(todo: Database) -> None:
@@ -80,11 +92,23 @@ def test_d8_a_part_of_read_is_refused(operation: Any) -> None:
         allow.owner().to(operation)
 
 
-def test_d9_a_column_that_depends_on_the_row_is_refused_until_it_can_be_enforced() -> None:
-    rules = TableRules(
-        "todo", allow.owner(), allow.owner_defined_in("editor").to("read", "update"), columns={"title": allow.owner().to("create", "read", "update")}
-    )  # fmt: skip
-    with pytest.raises(UnsupportedRuleError, match="would depend on the row"):
+def test_d9_a_value_that_is_the_default_counts_as_not_named(database: Database) -> None:
+    """Amplify refuses whatever the value is; a trigger sees the value, and not that the column was named."""
+    database.execute("create table todo (id serial, owner text, editors text[], price int default 5)")
+    editors = allow.owners_defined_in("editors")
+    only_the_owner = [allow.owner(), editors.to("read")]
+    database.apply(TableRules("todo", allow.owner(), editors, columns={"price": only_the_owner}))
+    for_alice = f"insert into todo (owner, editors, price) values ('{full(ALICE)}', '{{bob}}', %s)"
+
+    assert perform(database, BOB, for_alice % 5) == 1
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied to set column price"):
+        perform(database, BOB, for_alice % 6)
+
+
+def test_who_reads_a_column_may_not_depend_on_the_row() -> None:
+    editor = allow.owner_defined_in("editor").to("read", "update")
+    rules = TableRules("todo", allow.owner(), editor, columns={"title": allow.owner()})
+    with pytest.raises(UnsupportedRuleError, match="who may read column `title` would depend on the row"):
         compile(Rules(rules, role="app"))
 
 

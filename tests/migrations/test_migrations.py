@@ -47,6 +47,11 @@ RESTING = {
         create table notes (owner text);
         create trigger noting before update on notes for each row execute function rlskit.note_new_owner('owner')
     """,
+    "refuse_columns": """
+        create table notes (owner text);
+        create trigger refusing before insert on notes for each row execute function rlskit.refuse_columns('owner')
+    """,
+    "username_of": "create table notes (owner text, shown text generated always as (rlskit.username_of(owner)) stored)",
     "version": "create view version as select * from rlskit.version",
     "schema": "create function rlskit.mine() returns int language sql return 1",
 }
@@ -317,7 +322,7 @@ def test_uninstall_is_refused_whatever_rests_on_the_schema(database: Database, r
 
 def test_uninstall_names_a_table_that_has_rules(database: Database):
     runtime_by_psql(database)
-    database.execute(POLICY, "call rlskit.mark('notes', 'mine', 'digest')")
+    database.execute(POLICY, "call rlskit.mark('policy', 'notes', 'mine', 'digest')")
     before = dump(database)
     with database.connect_as_owner() as conn, pytest.raises(PlanError, match=r"public\.notes"):
         installer.uninstall(conn)
@@ -399,7 +404,7 @@ def test_what_the_readme_tells_a_dba_to_run_says_what_it_promises(database: Data
     runtime_by_psql(database)
     database.execute(
         POLICY,
-        "call rlskit.mark('notes', 'mine', 'digest')",
+        "call rlskit.mark('policy', 'notes', 'mine', 'digest')",
         "alter table notes enable row level security",
         "insert into notes values ('a1f0::alice'), ('alice'), ('b2e1::bob')",
         f"grant select on notes to {database.app}",

@@ -660,7 +660,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str | None, str | None, str, str]] = [
         "todo",
         "reassign",
         "table `todo`: `False` is no way to reassign",
-        "known: `plain`, `never`",
+        "known: `plain`, `explicit`, `never`",
     ),
     (
         "keep what",

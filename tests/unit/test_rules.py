@@ -845,7 +845,7 @@ WRONG_TABLES = [
     pytest.param(
         lambda: TableRules("todo", allow.owner(), reassign=False),  # type: ignore[arg-type]
         "table `todo`: `False` is no way to reassign",
-        "known: `plain`, `never`",
+        "known: `plain`, `explicit`, `never`",
         id="a truth value as reassign",
     ),
     pytest.param(

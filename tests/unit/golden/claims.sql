@@ -10,23 +10,23 @@ call rlskit.clear('"crm"."contact"');
 grant usage on schema "crm" to "app_user";
 alter table "crm"."contact" alter column "owner" set default rlskit.identity();
 alter table "crm"."contact" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
-comment on constraint "rlskit_editors_check" on "crm"."contact" is 'rlskit';
+call rlskit.mark('constraint', '"crm"."contact"', 'rlskit_editors_check', '1ee33d4d453f8c1f');
 alter table "crm"."contact" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
-comment on constraint "rlskit_owner_check" on "crm"."contact" is 'rlskit';
+call rlskit.mark('constraint', '"crm"."contact"', 'rlskit_owner_check', 'c77a98eaa605f434');
 create policy "rlskit_delete" on "crm"."contact"
   as permissive for delete
   to "app_user"
   using (
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
   );
-call rlskit.mark('"crm"."contact"', 'rlskit_delete', '26a0015c69339eac');
+call rlskit.mark('policy', '"crm"."contact"', 'rlskit_delete', '26a0015c69339eac');
 create policy "rlskit_insert" on "crm"."contact"
   as permissive for insert
   to "app_user"
   with check (
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
   );
-call rlskit.mark('"crm"."contact"', 'rlskit_insert', '08abd11bb06bb562');
+call rlskit.mark('policy', '"crm"."contact"', 'rlskit_insert', '08abd11bb06bb562');
 create policy "rlskit_select" on "crm"."contact"
   as permissive for select
   to "app_user"
@@ -34,7 +34,7 @@ create policy "rlskit_select" on "crm"."contact"
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
     or "editors" && (select rlskit.identities('full', 'sub'))::text[]
   );
-call rlskit.mark('"crm"."contact"', 'rlskit_select', 'c142fe1b56ced487');
+call rlskit.mark('policy', '"crm"."contact"', 'rlskit_select', 'c142fe1b56ced487');
 create policy "rlskit_update" on "crm"."contact"
   as permissive for update
   to "app_user"
@@ -44,7 +44,7 @@ create policy "rlskit_update" on "crm"."contact"
   with check (
     "owner" = any ((select rlskit.identities('full', 'sub'))::text[])
   );
-call rlskit.mark('"crm"."contact"', 'rlskit_update', '1fd53877a9cfbc5c');
+call rlskit.mark('policy', '"crm"."contact"', 'rlskit_update', '1fd53877a9cfbc5c');
 do $rlskit$
 declare
   given record;
@@ -104,16 +104,17 @@ call rlskit.clear('"crm"."note"');
 grant usage on schema "crm" to "app_user";
 alter table "crm"."note" alter column "editors" set default rlskit.list_of(rlskit.identity());
 alter table "crm"."note" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
-comment on constraint "rlskit_editors_check" on "crm"."note" is 'rlskit';
-create trigger "zz_rlskit_reassign" before update of "editors" on "crm"."note" for each row execute function "rlskit"."note_new_owner"('editors');
-comment on trigger "zz_rlskit_reassign" on "crm"."note" is 'rlskit';
+call rlskit.mark('constraint', '"crm"."note"', 'rlskit_editors_check', '1ee33d4d453f8c1f');
+create trigger "zz_rlskit_reassign" before update of "editors" on "crm"."note" for each row
+  execute function "rlskit"."note_new_owner"('editors');
+call rlskit.mark('trigger', '"crm"."note"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
 create policy "rlskit_insert" on "crm"."note"
   as permissive for insert
   to "app_user"
   with check (
     "editors" && array[(select rlskit.identity())]
   );
-call rlskit.mark('"crm"."note"', 'rlskit_insert', '18a5e236ab66576f');
+call rlskit.mark('policy', '"crm"."note"', 'rlskit_insert', '18a5e236ab66576f');
 create policy "rlskit_select" on "crm"."note"
   as permissive for select
   to "app_user"
@@ -121,7 +122,7 @@ create policy "rlskit_select" on "crm"."note"
     "editors" && array[(select rlskit.identity())]
     or (ctid = '(4294967295,0)'::tid and ("editors" && array[current_setting('rlskit.moving_to', true)]))
   );
-call rlskit.mark('"crm"."note"', 'rlskit_select', '941740d5f89dc071');
+call rlskit.mark('policy', '"crm"."note"', 'rlskit_select', '941740d5f89dc071');
 create policy "rlskit_update" on "crm"."note"
   as permissive for update
   to "app_user"
@@ -131,7 +132,7 @@ create policy "rlskit_update" on "crm"."note"
   with check (
     cardinality("editors") > 0
   );
-call rlskit.mark('"crm"."note"', 'rlskit_update', '302ad56e348fbbe0');
+call rlskit.mark('policy', '"crm"."note"', 'rlskit_update', '302ad56e348fbbe0');
 do $rlskit$
 declare
   given record;
@@ -185,21 +186,21 @@ call rlskit.clear('"public"."invoice"');
 grant usage on schema "public" to "app_user";
 alter table "public"."invoice" alter column "customer" set default rlskit.claim('email'::text);
 alter table "public"."invoice" add constraint "rlskit_customer_check" check ("customer" <> '') not valid;
-comment on constraint "rlskit_customer_check" on "public"."invoice" is 'rlskit';
+call rlskit.mark('constraint', '"public"."invoice"', 'rlskit_customer_check', '14b9950756f37dc7');
 create policy "rlskit_insert" on "public"."invoice"
   as permissive for insert
   to "app_user"
   with check (
     "customer" = (select rlskit.claim('email'::text))
   );
-call rlskit.mark('"public"."invoice"', 'rlskit_insert', '1ac56227a724ecd5');
+call rlskit.mark('policy', '"public"."invoice"', 'rlskit_insert', '1ac56227a724ecd5');
 create policy "rlskit_select" on "public"."invoice"
   as permissive for select
   to "app_user"
   using (
     "customer" = (select rlskit.claim('email'::text))
   );
-call rlskit.mark('"public"."invoice"', 'rlskit_select', '00de20ce086be680');
+call rlskit.mark('policy', '"public"."invoice"', 'rlskit_select', '00de20ce086be680');
 do $rlskit$
 declare
   given record;

@@ -11,25 +11,26 @@ call rlskit.clear('"app"."todo"');
 grant usage on schema "app" to "app_user";
 alter table "app"."todo" alter column "owner" set default rlskit.identity();
 alter table "app"."todo" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
-comment on constraint "rlskit_editors_check" on "app"."todo" is 'rlskit';
+call rlskit.mark('constraint', '"app"."todo"', 'rlskit_editors_check', '1ee33d4d453f8c1f');
 alter table "app"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
-comment on constraint "rlskit_owner_check" on "app"."todo" is 'rlskit';
-create trigger "zz_rlskit_reassign" before update of "editors" on "app"."todo" for each row execute function "rlskit"."note_new_owner"('owner', 'editors');
-comment on trigger "zz_rlskit_reassign" on "app"."todo" is 'rlskit';
+call rlskit.mark('constraint', '"app"."todo"', 'rlskit_owner_check', 'c77a98eaa605f434');
+create trigger "zz_rlskit_reassign" before update of "editors" on "app"."todo" for each row
+  execute function "rlskit"."note_new_owner"('owner', 'editors');
+call rlskit.mark('trigger', '"app"."todo"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
 create policy "rlskit_delete" on "app"."todo"
   as permissive for delete
   to "app_user"
   using (
     "owner" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"app"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
+call rlskit.mark('policy', '"app"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
 create policy "rlskit_insert" on "app"."todo"
   as permissive for insert
   to "app_user"
   with check (
     "owner" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"app"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
+call rlskit.mark('policy', '"app"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
 create policy "rlskit_select" on "app"."todo"
   as permissive for select
   to "app_user"
@@ -38,7 +39,7 @@ create policy "rlskit_select" on "app"."todo"
     or "editors" && (select rlskit.identities())::text[]
     or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true) or "editors" && array[current_setting('rlskit.moving_to', true)]))
   );
-call rlskit.mark('"app"."todo"', 'rlskit_select', '1a2a70ea4a9df060');
+call rlskit.mark('policy', '"app"."todo"', 'rlskit_select', '1a2a70ea4a9df060');
 create policy "rlskit_update" on "app"."todo"
   as permissive for update
   to "app_user"
@@ -49,7 +50,7 @@ create policy "rlskit_update" on "app"."todo"
   with check (
     "owner" is not null or cardinality("editors") > 0
   );
-call rlskit.mark('"app"."todo"', 'rlskit_update', '951035c1ba5c5dc0');
+call rlskit.mark('policy', '"app"."todo"', 'rlskit_update', '951035c1ba5c5dc0');
 do $rlskit$
 declare
   given record;

@@ -12,7 +12,7 @@ create policy "rlskit_select" on "public"."country"
   using (
     true
   );
-call rlskit.mark('"public"."country"', 'rlskit_select', '1f7eac9e32f0bdbe');
+call rlskit.mark('policy', '"public"."country"', 'rlskit_select', '1f7eac9e32f0bdbe');
 do $rlskit$
 declare
   given record;
@@ -66,21 +66,21 @@ create policy "rlskit_delete" on "public"."wiki"
   using (
     true
   );
-call rlskit.mark('"public"."wiki"', 'rlskit_delete', '1f7eac9e32f0bdbe');
+call rlskit.mark('policy', '"public"."wiki"', 'rlskit_delete', '1f7eac9e32f0bdbe');
 create policy "rlskit_insert" on "public"."wiki"
   as permissive for insert
   to "app_user"
   with check (
     true
   );
-call rlskit.mark('"public"."wiki"', 'rlskit_insert', '967e201ab33498d5');
+call rlskit.mark('policy', '"public"."wiki"', 'rlskit_insert', '967e201ab33498d5');
 create policy "rlskit_select" on "public"."wiki"
   as permissive for select
   to "app_user"
   using (
     true
   );
-call rlskit.mark('"public"."wiki"', 'rlskit_select', '1f7eac9e32f0bdbe');
+call rlskit.mark('policy', '"public"."wiki"', 'rlskit_select', '1f7eac9e32f0bdbe');
 create policy "rlskit_update" on "public"."wiki"
   as permissive for update
   to "app_user"
@@ -90,7 +90,7 @@ create policy "rlskit_update" on "public"."wiki"
   with check (
     true
   );
-call rlskit.mark('"public"."wiki"', 'rlskit_update', '199bccd0250bb263');
+call rlskit.mark('policy', '"public"."wiki"', 'rlskit_update', '199bccd0250bb263');
 do $rlskit$
 declare
   given record;

@@ -10,23 +10,24 @@ call rlskit.clear('"public"."todo"');
 grant usage on schema "public" to "app_user";
 alter table "public"."todo" alter column "owner" set default rlskit.identity();
 alter table "public"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
-comment on constraint "rlskit_owner_check" on "public"."todo" is 'rlskit';
-create trigger "zz_rlskit_reassign" before update of "owner" on "public"."todo" for each row execute function "rlskit"."note_new_owner"('owner');
-comment on trigger "zz_rlskit_reassign" on "public"."todo" is 'rlskit';
+call rlskit.mark('constraint', '"public"."todo"', 'rlskit_owner_check', 'c77a98eaa605f434');
+create trigger "zz_rlskit_reassign" before update of "owner" on "public"."todo" for each row
+  execute function "rlskit"."note_new_owner"('owner');
+call rlskit.mark('trigger', '"public"."todo"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
 create policy "rlskit_delete" on "public"."todo"
   as permissive for delete
   to "app_user"
   using (
     "owner" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"public"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
+call rlskit.mark('policy', '"public"."todo"', 'rlskit_delete', '0f9af46bffd59fa8');
 create policy "rlskit_insert" on "public"."todo"
   as permissive for insert
   to "app_user"
   with check (
     "owner" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"public"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
+call rlskit.mark('policy', '"public"."todo"', 'rlskit_insert', 'fcaf1f345b4beee2');
 create policy "rlskit_select" on "public"."todo"
   as permissive for select
   to "app_user"
@@ -34,7 +35,7 @@ create policy "rlskit_select" on "public"."todo"
     "owner" = any ((select rlskit.identities())::text[])
     or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true)))
   );
-call rlskit.mark('"public"."todo"', 'rlskit_select', 'c449d49bba01d25e');
+call rlskit.mark('policy', '"public"."todo"', 'rlskit_select', 'c449d49bba01d25e');
 create policy "rlskit_update" on "public"."todo"
   as permissive for update
   to "app_user"
@@ -44,7 +45,7 @@ create policy "rlskit_update" on "public"."todo"
   with check (
     "owner" is not null
   );
-call rlskit.mark('"public"."todo"', 'rlskit_update', '50201e7d3dc4b61c');
+call rlskit.mark('policy', '"public"."todo"', 'rlskit_update', '50201e7d3dc4b61c');
 do $rlskit$
 declare
   given record;

@@ -9,21 +9,21 @@ call rlskit.clear('"public"."Order"');
 grant usage on schema "public" to "app-user";
 alter table "public"."Order" alter column "placed ""by""" set default rlskit.identity();
 alter table "public"."Order" add constraint "rlskit_placed ""by""_check" check ("placed ""by""" <> '') not valid;
-comment on constraint "rlskit_placed ""by""_check" on "public"."Order" is 'rlskit';
+call rlskit.mark('constraint', '"public"."Order"', 'rlskit_placed "by"_check', 'c2cdb1fce83a86ee');
 create policy "rlskit_insert" on "public"."Order"
   as permissive for insert
   to "app-user"
   with check (
     "placed ""by""" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"public"."Order"', 'rlskit_insert', 'edc3234ea34c3d89');
+call rlskit.mark('policy', '"public"."Order"', 'rlskit_insert', 'edc3234ea34c3d89');
 create policy "rlskit_select" on "public"."Order"
   as permissive for select
   to "app-user"
   using (
     "placed ""by""" = any ((select rlskit.identities())::text[])
   );
-call rlskit.mark('"public"."Order"', 'rlskit_select', 'c7afbb28e5ea3289');
+call rlskit.mark('policy', '"public"."Order"', 'rlskit_select', 'c7afbb28e5ea3289');
 do $rlskit$
 declare
   given record;
@@ -77,9 +77,10 @@ alter table "Ünï"."select" force row level security;
 call rlskit.clear('"Ünï"."select"');
 grant usage on schema "Ünï" to "app-user";
 alter table "Ünï"."select" add constraint "rlskit_a\b%s{}_check" check (coalesce(array_ndims("a\b%s{}"), 1) = 1 and array_position("a\b%s{}", null) is null and '' <> all ("a\b%s{}")) not valid;
-comment on constraint "rlskit_a\b%s{}_check" on "Ünï"."select" is 'rlskit';
-create trigger "zz_rlskit_reassign" before update of "a\b%s{}" on "Ünï"."select" for each row execute function "rlskit"."note_new_owner"( E'a\\b%s{}');
-comment on trigger "zz_rlskit_reassign" on "Ünï"."select" is 'rlskit';
+call rlskit.mark('constraint', '"Ünï"."select"',  E'rlskit_a\\b%s{}_check', '1bbe011d302c6673');
+create trigger "zz_rlskit_reassign" before update of "a\b%s{}" on "Ünï"."select" for each row
+  execute function "rlskit"."note_new_owner"( E'a\\b%s{}');
+call rlskit.mark('trigger', '"Ünï"."select"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
 create policy "rlskit_select" on "Ünï"."select"
   as permissive for select
   to "app-user"
@@ -87,7 +88,7 @@ create policy "rlskit_select" on "Ünï"."select"
     "a\b%s{}" && (select rlskit.identities())::text[]
     or (ctid = '(4294967295,0)'::tid and ("a\b%s{}" && array[current_setting('rlskit.moving_to', true)]))
   );
-call rlskit.mark('"Ünï"."select"', 'rlskit_select', 'b7474e5203539e68');
+call rlskit.mark('policy', '"Ünï"."select"', 'rlskit_select', 'b7474e5203539e68');
 create policy "rlskit_update" on "Ünï"."select"
   as permissive for update
   to "app-user"
@@ -97,7 +98,7 @@ create policy "rlskit_update" on "Ünï"."select"
   with check (
     cardinality("a\b%s{}") > 0
   );
-call rlskit.mark('"Ünï"."select"', 'rlskit_update', '2b9033a014306c7f');
+call rlskit.mark('policy', '"Ünï"."select"', 'rlskit_update', '2b9033a014306c7f');
 do $rlskit$
 declare
   given record;
