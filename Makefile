@@ -2,11 +2,13 @@
 # make test   the whole test suite, on PostgreSQL 18 and on the local PostgreSQL where there is one
 # make lint   format, lint, types
 # make bench  every figure in the documentation
+# make fuzz   the database against the reference, for long
+# make mutants   each part of what rules compile to is taken away once; a test has to notice
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-oldest lint format bench clean
+.PHONY: demo test test-oldest lint format bench fuzz mutants clean
 
 demo: .venv/demo
 	@$(BIN)/rlskit demo
@@ -28,6 +30,12 @@ format: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
+
+fuzz: .venv/dev
+	RLSKIT_FUZZ=100 $(BIN)/python -m pytest -n auto tests/conformance/test_differential.py
+
+mutants: .venv/dev
+	$(BIN)/python -m tests.mutants
 
 clean:
 	rm -rf .venv .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, LiteralString
 
 from psycopg import Connection
-from psycopg.errors import CheckViolation, InsufficientPrivilege, LockNotAvailable
+from psycopg.errors import CheckViolation, InsufficientPrivilege, LockNotAvailable, RaiseException
 from psycopg.pq import TransactionStatus
 
 from rlskit.errors import PlanError
@@ -67,6 +67,12 @@ def carry_out(
                 raise PlanError(
                     f"{place}: {error.diag.message_primary}",
                     hint="the rules are in force; set the empty names to NULL or to an owner's, and apply again",
+                ) from error
+            except RaiseException as error:
+                raise PlanError(
+                    f"{place}: {error.diag.message_primary}",
+                    hint=error.diag.message_hint
+                    or 'say reassign = "explicit" or "never"; this is a defect of rlskit, please tell us',
                 ) from error
             except InsufficientPrivilege as error:
                 raise PlanError(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from psycopg import Connection
-from psycopg.errors import Error
+from psycopg.errors import InsufficientPrivilege, UndefinedColumn, UndefinedTable
 from psycopg.rows import namedtuple_row
 
 from rlskit import ddl, runtime
@@ -56,6 +56,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
             name=by_oid[row.oid],
             kind=_KINDS[row.kind],
             is_partition=row.is_partition,
+            access_method=row.access_method,
             owner=row.owner,
             alterable=row.alterable,
             has_rows=row.has_rows,
@@ -87,7 +88,7 @@ def runtime_version(conn: Connection[Any]) -> str | None:
     try:
         with conn.transaction():
             row = conn.execute("select version_num from rlskit.version").fetchone()
-    except Error:
+    except (UndefinedTable, UndefinedColumn, InsufficientPrivilege):
         return None
     return str(next(iter(row.values())) if isinstance(row, dict) else row[0]) if row else None
 

@@ -28,6 +28,7 @@ from rlskit.state import (
     NamesSomebody,
     OwnerColumn,
     Policy,
+    Reassigned,
     RowSecurity,
     State,
     StrangerTo,
@@ -240,9 +241,10 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
                 table=table,
                 name=REASSIGN_TRIGGER,
                 event="update",
-                columns=tuple(sorted(column.name for column in access.reassignable)),
+                columns=(),
                 function=REASSIGN_FUNCTION,
                 arguments=tuple(column.name for column in access.owner_columns),
+                when=Reassigned(access.reassignable),
                 why="a row may be given away",
             )
         )

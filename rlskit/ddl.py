@@ -26,6 +26,7 @@ from rlskit.state import (
     NamesSomebody,
     OwnerColumn,
     Policy,
+    Reassigned,
     RowSecurity,
     StrangerTo,
     TableObject,
@@ -90,6 +91,11 @@ def expression(wanted: Expression) -> Composable:
         case StrangerTo(version, terms):
             named = SQL(" or ").join(_names_caller(term, version) for term in terms)
             return _format("({}) is not true", named)
+        case Reassigned(columns):
+            return SQL(" or ").join(
+                _format("{} is distinct from {}", Identifier("old", each.name), Identifier("new", each.name))
+                for each in columns
+            )
         case Always():
             return SQL("true")
         case NamesSomebody(columns):
@@ -323,7 +329,7 @@ def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composed:
         parts.append(
             _format("  as {} for {}", SQL("permissive" if wanted.permissive else "restrictive"), SQL(wanted.command))
         )
-    parts.append(_format("  to {}", _names(wanted.roles)))
+    parts.append(_format("  to {}", SQL(", ").join(map(_role, wanted.roles))))
     if wanted.using is not None:
         parts.append(_format("  using (\n    {}\n  )", expression(wanted.using)))
     if wanted.with_check is not None:
@@ -340,8 +346,12 @@ def _alterable(existing: Policy, wanted: Policy) -> bool:
     return same_shape and (existing.command, existing.permissive) == (wanted.command, wanted.permissive)
 
 
+def _role(name: str) -> Composable:
+    return SQL("public") if name == "public" else Identifier(name)
+
+
 def _privilege(given: Grant | Usage, verb: LiteralString, preposition: LiteralString) -> Composed:
-    role = SQL("public") if given.role == "public" else Identifier(given.role)
+    role = _role(given.role)
     if isinstance(given, Usage):
         if given.sequence is None:
             return _format(

@@ -55,6 +55,7 @@ class TableFacts:
     name: QualifiedName
     kind: str
     is_partition: bool
+    access_method: str | None
     owner: str
     alterable: bool
     has_rows: bool

@@ -24,6 +24,7 @@ from rlskit.state import (
     NamesSomebody,
     OwnerColumn,
     Policy,
+    Reassigned,
     RowSecurity,
     State,
     StrangerTo,
@@ -133,6 +134,7 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
                 elif each.type is not None:
                     _check_strategy(facts, each, each.type)
             case Policy():
+                _check_storage(each, [facts, *family])
                 yield replace(
                     each,
                     using=each.using and _typed(each.using, facts),
@@ -153,9 +155,10 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
                 for child in family:
                     yield replace(each, table=child.name, why=f"a part of {facts.name} that could be reached directly")
             case Trigger():
-                trigger = each if each.when is None else _fit_guard(each, facts, added)
+                trigger = _fit_guard(each, facts, added) if isinstance(each.when, StrangerTo) else each
                 if trigger is None:
                     continue
+                trigger = replace(trigger, when=trigger.when and _typed(trigger.when, facts))
                 yield trigger
                 # PostgreSQL copies a row trigger down to partitions, but not to children that inherit.
                 for child in family:
@@ -163,6 +166,19 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
                         yield replace(trigger, table=child.name)
             case _:
                 yield each
+
+
+def _check_storage(policy: Policy, parts: Iterable[TableFacts]) -> None:
+    """What a row version has for a place before it is stored is known of PostgreSQL's own tables only."""
+    if not isinstance(policy.using, AnyOf) or not any(isinstance(term, MovingAway) for term in policy.using.terms):
+        return
+    for part in parts:
+        if part.kind == "table" and part.access_method != "heap":
+            raise UnsupportedRuleError(
+                f"table `{part.name}` keeps its rows by the access method `{part.access_method}`, "
+                "under which a plain UPDATE cannot give them away",
+                hint='say reassign="explicit" or "never", or protect the owner column',
+            )
 
 
 def _fit_guard(wanted: Trigger, facts: TableFacts, added: Iterable[str]) -> Trigger | None:
@@ -173,13 +189,12 @@ def _fit_guard(wanted: Trigger, facts: TableFacts, added: Iterable[str]) -> Trig
         if isinstance(guarded, AllBut):  # whoever may create a row may say its key
             names = [each for each in names if each in added or not facts.columns[each].key]
         _refuse_fresh(names, facts)
-    if not names or wanted.when is None:
+    if not names:
         return None
     return replace(
         wanted,
         columns=tuple(names) if wanted.columns else (),
         arguments=tuple(names) if wanted.arguments else (),
-        when=_typed(wanted.when, facts),
     )
 
 
@@ -257,6 +272,8 @@ def _typed(expression: Expression, facts: TableFacts) -> Expression:
                     for each in terms
                 )
             )
+        case Reassigned(columns):
+            return Reassigned(tuple(map(column, columns)))
         case StrangerTo(version, named):
             return StrangerTo(version, tuple(map(naming, named)))
         case NamesSomebody(columns):

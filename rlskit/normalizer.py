@@ -22,6 +22,7 @@ from rlskit.state import (
     NamesSomebody,
     OwnerColumn,
     Policy,
+    Reassigned,
     State,
     StrangerTo,
     Trigger,
@@ -54,7 +55,7 @@ def by_twin(conn: Connection[Any], wanted: State) -> State:
         twin = Identifier("pg_temp", f"rlskit_twin_{number}")
         script = [SQL("create temporary table {} ({}) on commit drop").format(twin, _column_list(columns))]
         for position, each in enumerate(group):
-            made = _TRIGGER if isinstance(each, StrangerTo) else _POLICY
+            made = _TRIGGER if isinstance(each, StrangerTo | Reassigned) else _POLICY
             script.append(SQL(made).format(Identifier(str(position)), twin, ddl.expression(each)))
         cursor.execute(SQL(";\n").join(script))
         rows = cursor.execute(runtime.script("catalog/twin.sql"), {"twin": ddl.text(twin)}).fetchall()
@@ -130,7 +131,7 @@ def _columns(expression: Expression) -> tuple[OwnerColumn, ...]:
             return tuple(sorted(set(found)))
         case StrangerTo(_, terms):
             return tuple(sorted({term.column for term in terms}))
-        case NamesSomebody(columns):
+        case NamesSomebody(columns) | Reassigned(columns):
             return tuple(sorted(set(columns)))
         case WellFormed(column):
             return (column,)

@@ -15,7 +15,7 @@ from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
 from rlskit.state import Check, Column, Policy, State
-from rlskit.steps import PHASES, Step, has_rows, prunings, runtime_steps, table_steps
+from rlskit.steps import PHASES, Step, has_rows, proofs, prunings, runtime_steps, table_steps
 from rlskit.words import counted
 
 
@@ -138,7 +138,7 @@ def plan(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) ->
                 made.database, {each.table for step in made.steps if (each := step.after or step.before)}
             )
             _check_runtime_rights(made)
-            return replace(made, steps=tuple(_with_counts(conn, made)))
+            return replace(made, steps=tuple(_with_proof(_with_counts(conn, made), made)))
     return made
 
 
@@ -215,6 +215,21 @@ def _not_in_force(found: Foreign) -> ForeignObjectError:
     )
 
 
+def _with_proof(steps: Iterable[Step], made: Plan) -> Iterator[Step]:
+    """Put the proof that rows can be given away between the runtime and the tables. Raises PlanError where it could not be tried."""
+    steps = list(steps)
+    proof = list(proofs(steps, made.role))
+    server = made.database.server
+    if proof and not server.may_make_temporary:
+        raise PlanError(
+            f"`{server.user_name}` may not create temporary tables in database `{server.database}`, and so cannot prove that rows can be given away here",
+            hint=f'grant temporary on database "{server.database}" to "{server.user_name}", or say reassign = "explicit" or "never"',
+        )
+    yield from (step for step in steps if step.table is None)
+    yield from proof
+    yield from (step for step in steps if step.table is not None)
+
+
 def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
     """Say how many rows a change concerns; refuse it where rows could not stay as they are. Raises PlanError."""
     cursor = conn.cursor(row_factory=scalar_row)
@@ -273,7 +288,9 @@ def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreig
 
 
 def _story(made: Plan) -> Iterator[str]:
-    rules = {
+    rules = {table.name: str(table) for table in made.rules.tables}
+    # A step says why, unless it is what the heading says already.
+    whys = {
         table.name: " or ".join(map(str, table.allow)) if isinstance(table.allow, tuple) else str(table.allow)
         for table in made.rules.tables
     }
@@ -284,7 +301,7 @@ def _story(made: Plan) -> Iterator[str]:
             released = table in made.wanted.released | made.wanted.unmanaged
             yield f"{table}: {rules.get(table, 'is released' if released else 'has no rules any more, and stays closed')}"
         for step in steps:
-            yield "  " + str(replace(step, why="") if table is not None and step.why == rules.get(table) else step)
+            yield "  " + str(replace(step, why="") if table is not None and step.why == whys.get(table) else step)
         if table is not None:
             yield from (f"  note: {each.text}" for each in made.wanted.advice_on(table))
     for foreign in made.foreign:

@@ -250,6 +250,13 @@ class TableRules:
             raise RuleError("these rules do not name their table yet", hint=_NAME_IT)
         return self.table
 
+    def __str__(self) -> str:
+        """The rules, as they stand in Python."""
+        given = [str(self.allow)] if not isinstance(self.allow, tuple) else list(map(str, self.allow))
+        columns = [f'"{column}": [{", ".join(map(str, rules))}]' for column, rules in self.columns]
+        given += [f"columns={{{', '.join(columns)}}}"] if columns else []
+        return ", ".join([*given, *([f'reassign="{self.reassign}"'] if self.reassign != "plain" else [])])
+
     def at(self, table: QualifiedName) -> TableRules:
         """The same rules, for this table."""
         copy = object.__new__(TableRules)

@@ -68,6 +68,13 @@ class StrangerTo:
 
 
 @dataclass(frozen=True, slots=True)
+class Reassigned:
+    """True when an UPDATE changes one of the columns, by itself or through another trigger."""
+
+    columns: tuple[OwnerColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Always:
     """True."""
 
@@ -87,7 +94,7 @@ class WellFormed:
     column: OwnerColumn
 
 
-Expression: TypeAlias = AnyOf | StrangerTo | Always | NamesSomebody | CallersName | WellFormed | str
+Expression: TypeAlias = AnyOf | StrangerTo | Reassigned | Always | NamesSomebody | CallersName | WellFormed | str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeGuard
 
-from rlskit import ddl, runtime
+from rlskit import canary, ddl, runtime
 from rlskit.errors import RuntimeVersionError
 from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName, index_name
-from rlskit.state import Check, Column, Default, Grant, Index, Policy, RowSecurity, State, TableObject, Trigger, Usage
+from rlskit.state import (
+    AnyOf,
+    Check,
+    Column,
+    Default,
+    Grant,
+    Index,
+    MovingAway,
+    Policy,
+    RowSecurity,
+    State,
+    TableObject,
+    Trigger,
+    Usage,
+)
 
 # A table's steps run in this order; "table" is one transaction, and what stands before and after it runs apart,
 # because it would hold a lock for as long as the table is large.
-Phase: TypeAlias = Literal["runtime", "before", "table", "after"]
-PHASES: tuple[Phase, ...] = ("runtime", "before", "table", "after")
+Phase: TypeAlias = Literal["runtime", "proof", "before", "table", "after"]
+PHASES: tuple[Phase, ...] = ("runtime", "proof", "before", "table", "after")
 
 _LOCKS = {
     "column": "ACCESS EXCLUSIVE",
@@ -83,6 +97,14 @@ def runtime_steps(database: Database) -> Iterator[Step]:
         return
     script = runtime.upgrade(found) if found is not None and found < shipped else runtime.script("runtime.sql")
     yield Step("runtime", None, None, None, says, why, None, (script,))
+
+
+def proofs(steps: Iterable[Step], role: str) -> Iterator[Step]:
+    """Yield the proof that rows can be given away on this server, where one of the steps makes a policy that rests on it."""
+    made = [step.after for step in steps if isinstance(step.after, Policy)]
+    if any(isinstance(term, MovingAway) for each in made if isinstance(each.using, AnyOf) for term in each.using.terms):
+        says = "prove on this server that rows can be given away, and that nobody sees more for it"
+        yield Step("proof", None, None, None, says, "", None, (canary.script(role),))
 
 
 def table_steps(database: Database, wanted: State, normal: State) -> Iterator[Step]:

@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from rlskit import server as servers
+from tests import mutants
 from tests.support import Database, Server, fresh_database
+
+if os.environ.get("RLSKIT_MUTANT"):
+    mutants.install(os.environ["RLSKIT_MUTANT"])
 
 EMBEDDED, LOCAL = servers.EmbeddedWheel(), servers.LocalBinaries(version=15)
 

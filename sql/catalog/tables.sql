@@ -23,6 +23,7 @@ select
   table_.relname as table_name,
   table_.relkind::text as kind,
   table_.relispartition as is_partition,
+  (select amname from pg_am where pg_am.oid = table_.relam) as access_method,
   table_.relrowsecurity as enabled,
   table_.relforcerowsecurity as forced,
   owner.rolname as owner,

@@ -62,29 +62,21 @@ end
 $rlskit$;
 comment on function rlskit.claim(text) is 'one claim of the caller, or NULL';
 
--- The caller's name as a new row stores it, <sub>::<username>, or NULL unless both are there.
-create or replace function rlskit.identity()
-returns text
-language plpgsql stable parallel safe
-set search_path = pg_catalog, pg_temp
-as $rlskit$
-begin
-  return rlskit.claim('sub') || '::' || rlskit.claim('username');
-end
-$rlskit$;
-comment on function rlskit.identity() is 'the caller as <sub>::<username>, or NULL';
-
--- Every spelling of the caller that an owner column may hold: full, sub, username. NULL for nobody.
+-- Every spelling of the caller that an owner column may hold: full, sub, username. NULL unless both claims are there.
+-- Every statement asks for it, so what rlskit.claim says of the two stands here once more: two calls would cost twice as much.
 create or replace function rlskit.identities()
 returns text[]
 language plpgsql stable parallel safe
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  sub text := rlskit.claim('sub');
-  username text := rlskit.claim('username');
+  sub text := current_setting('rlskit.sub', true);
+  username text := current_setting('rlskit.username', true);
 begin
-  if sub is null or username is null then
+  if sub is null or sub ~ '::|[[:cntrl:]]|^[[:space:]]*$|:$' or length(sub) > 256
+    or username is null or username ~ '::|[[:cntrl:]]|^[[:space:]]*$|^:' or length(username) > 256
+    or username ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and username <> sub
+  then
     return null;
   end if;
   return array[sub || '::' || username, sub, username];
@@ -101,14 +93,26 @@ as $rlskit$
 declare
   everything text[] := rlskit.identities();
 begin
-  return (
-    select array_agg(everything[position] order by position)
-    from unnest(array['full', 'sub', 'username']) with ordinality as known(spelling, position)
-    where spelling = any (spellings) and everything is not null
-  );
+  return case when everything is not null then array_remove(array[
+    case when 'full' = any (spellings) then everything[1] end,
+    case when 'sub' = any (spellings) then everything[2] end,
+    case when 'username' = any (spellings) then everything[3] end
+  ], null) end;
 end
 $rlskit$;
 comment on function rlskit.identities(text[]) is 'some of the spellings of the caller, or NULL';
+
+-- The caller's name as a new row stores it, <sub>::<username>, or NULL unless both are there.
+create or replace function rlskit.identity()
+returns text
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return (rlskit.identities())[1];
+end
+$rlskit$;
+comment on function rlskit.identity() is 'the caller as <sub>::<username>, or NULL';
 
 -- A list of one, or NULL for NULL: the default of a column that lists owners.
 create or replace function rlskit.list_of(name text)
@@ -155,17 +159,23 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  stored jsonb := to_jsonb(new);
-  owner_column text;
+  held jsonb;
   new_owner text;
 begin
-  foreach owner_column in array tg_argv loop
-    new_owner := case jsonb_typeof(stored -> owner_column)
-      when 'array' then stored -> owner_column ->> 0
-      else stored ->> owner_column
-    end;
-    exit when new_owner is not null;
-  end loop;
+  -- The owner columns alone: a row may hold what jsonb cannot.
+  execute (
+    select format('select jsonb_build_array(%s)', string_agg(format('($1).%I', name), ', ' order by place))
+    from unnest(tg_argv) with ordinality as given (name, place)
+  )
+  into held
+  using new;
+  new_owner := (
+    select coalesce(value ->> 0, value #>> '{}')
+    from jsonb_array_elements(held) with ordinality as owner_column (value, place)
+    where value not in ('null', '[]')
+    order by place
+    limit 1
+  );
   perform set_config('rlskit.moving_to', coalesce(new_owner, ''), true);
   return new;
 end

@@ -67,7 +67,7 @@ def test_plan_apply_check(rlskit: Shell) -> None:
         == f"""\
 schema rlskit
   install the schema rlskit, version 0001: policies and defaults rest on its functions  [no lock on a table]
-public.todo: allow.owner()
+public.todo: allow.owner(), columns={{"owner": [allow.owner().to("read", "delete")]}}
   add column owner text  [ACCESS EXCLUSIVE]
   enable and force row level security: only the rows that a rule names  [ACCESS EXCLUSIVE]
   create policy rlskit_delete for delete to {app}  [ACCESS EXCLUSIVE]

@@ -316,7 +316,7 @@ def test_a_million_rows_are_applied_checked_and_removed(database: Database) -> N
     large(database, 1_000_000)
     made = database.plan(TODO)
     order = [step.phase for step in made if step.phase != "table"]
-    assert order == ["runtime", "before", "after"]
+    assert order == ["runtime", "proof", "before", "after"]
     database.apply(TODO)
     assert database.plan(TODO).conforms
     with database.connect_as_app() as conn, as_user(conn, Identity(sub="user-7", username="seven")):

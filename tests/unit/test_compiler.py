@@ -31,6 +31,7 @@ from rlskit.state import (
     NamesSomebody,
     OwnerColumn,
     Policy,
+    Reassigned,
     RowSecurity,
     State,
     StrangerTo,
@@ -96,6 +97,8 @@ def expression(wanted: Expression) -> str:
             return " or ".join(term(each) for each in terms)
         case StrangerTo(version, terms):
             return f"stranger to {version} {' or '.join(term(each) for each in terms)}"
+        case Reassigned(owner_columns):
+            return f"reassigned {', '.join(each.name for each in owner_columns)}"
         case Always():
             return "anyone"
         case NamesSomebody(owner_columns):
@@ -149,7 +152,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using owner or moving(owner)
         policy rlskit_update for update to app · using owner · check somebody(owner)
         row security on, forced
-        trigger zz_rlskit_reassign on update of owner: rlskit.note_new_owner(owner)
+        trigger zz_rlskit_reassign on update when reassigned owner: rlskit.note_new_owner(owner)
         usage to app
         """,
         id="owner",
@@ -168,7 +171,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using owner or moving(owner)
         policy rlskit_update for update to app · using owner · check somebody(owner)
         row security on, forced
-        trigger zz_rlskit_reassign on update of owner: rlskit.note_new_owner(owner)
+        trigger zz_rlskit_reassign on update when reassigned owner: rlskit.note_new_owner(owner)
         usage to app
         """,
         id="owner to create, read, update",
@@ -291,7 +294,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using author or moving(author)
         policy rlskit_update for update to app · using author · check somebody(author)
         row security on, forced
-        trigger zz_rlskit_reassign on update of author: rlskit.note_new_owner(author)
+        trigger zz_rlskit_reassign on update when reassigned author: rlskit.note_new_owner(author)
         usage to app
         """,
         id="owner_defined_in",
@@ -312,7 +315,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using editors[] or moving(editors[])
         policy rlskit_update for update to app · using editors[] · check somebody(editors[])
         row security on, forced
-        trigger zz_rlskit_reassign on update of editors: rlskit.note_new_owner(editors)
+        trigger zz_rlskit_reassign on update when reassigned editors: rlskit.note_new_owner(editors)
         usage to app
         """,
         id="owners_defined_in",
@@ -328,7 +331,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using editors[] or moving(editors[])
         policy rlskit_update for update to app · using editors[] · check somebody(editors[])
         row security on, forced
-        trigger zz_rlskit_reassign on update of editors: rlskit.note_new_owner(editors)
+        trigger zz_rlskit_reassign on update when reassigned editors: rlskit.note_new_owner(editors)
         usage to app
         """,
         id="owners to read, update",
@@ -352,7 +355,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using owner or editors[] or moving(owner, editors[])
         policy rlskit_update for update to app · using owner or editors[] · check somebody(owner, editors[])
         row security on, forced
-        trigger zz_rlskit_reassign on update of editors, owner: rlskit.note_new_owner(owner, editors)
+        trigger zz_rlskit_reassign on update when reassigned owner, editors: rlskit.note_new_owner(owner, editors)
         usage to app
         """,
         id="an owner, and editors to read, update",
@@ -403,7 +406,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using owner or editors[] or moving(owner, editors[])
         policy rlskit_update for update to app · using owner or editors[] · check somebody(owner, editors[])
         row security on, forced
-        trigger zz_rlskit_reassign on update of editors: rlskit.note_new_owner(owner, editors)
+        trigger zz_rlskit_reassign on update when reassigned editors: rlskit.note_new_owner(owner, editors)
         usage to app
         """,
         id="editors may be written, the owner not",
@@ -424,7 +427,7 @@ MEANINGS = [
         policy rlskit_select for select to app · using owner~email or moving(owner)
         policy rlskit_update for update to app · using owner~email · check somebody(owner)
         row security on, forced
-        trigger zz_rlskit_reassign on update of owner: rlskit.note_new_owner(owner)
+        trigger zz_rlskit_reassign on update when reassigned owner: rlskit.note_new_owner(owner)
         usage to app
         """,
         id="identity_claim",
@@ -643,7 +646,7 @@ MEANINGS = [
         policy rlskit_update for update to app · using owner or editors[] · check somebody(owner, editors[])
         row security on, forced
         trigger 00_rlskit_update_title on update of title when stranger to old owner: rlskit.refuse_columns(title)
-        trigger zz_rlskit_reassign on update of editors, owner: rlskit.note_new_owner(owner, editors)
+        trigger zz_rlskit_reassign on update when reassigned owner, editors: rlskit.note_new_owner(owner, editors)
         usage to app
         """,
         id="a column that an editor may not update",
@@ -669,7 +672,7 @@ MEANINGS = [
         policy rlskit_update for update to app · using owner or editors[] · check somebody(owner, editors[])
         row security on, forced
         trigger 00_rlskit_update on update of all but content when stranger to old owner: rlskit.refuse_columns()
-        trigger zz_rlskit_reassign on update of editors, owner: rlskit.note_new_owner(owner, editors)
+        trigger zz_rlskit_reassign on update when reassigned owner, editors: rlskit.note_new_owner(owner, editors)
         usage to app
         """,
         id="a column that an editor may update, and no other",
@@ -702,7 +705,7 @@ MEANINGS = [
         row security on, forced
         trigger 00_rlskit_create on insert when stranger to new owner: rlskit.refuse_columns(all but note)
         trigger 00_rlskit_create_note on insert when stranger to new author: rlskit.refuse_columns(note)
-        trigger zz_rlskit_reassign on update of author, owner: rlskit.note_new_owner(owner, author)
+        trigger zz_rlskit_reassign on update when reassigned owner, author: rlskit.note_new_owner(owner, author)
         usage to app
         """,
         id="a column for another creator",

@@ -33,6 +33,7 @@ ORDER = [
     "loader",
     "compiler",
     "ddl",
+    "canary",
     "catalog",
     "fitter",
     "normalizer",
@@ -41,6 +42,8 @@ ORDER = [
     "planner",
     "installer",
     "scripter",
+    "auditor",
+    "backfiller",
     "session",
     "__init__",
     "_reaper",
@@ -54,15 +57,15 @@ ORDER = [
 DOORS = {
     "psycopg": {
         "__init__",
-        *("ddl", "catalog", "normalizer", "applier", "planner", "installer", "scripter", "session"),
-        *("server", "demo", "cli"),
+        *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter", "session"),
+        *("auditor", "backfiller", "server", "demo", "cli"),
     },
     "typer": {"cli"},
     "rich": {"cli"},
 }
 
-# Modules that write SQL around names: ddl, and those that may besides.
-MAY_WRITE_NAMES = {"ddl", "scripter", "normalizer", "demo"}
+# Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`.
+MAY_WRITE_NAMES = {"ddl", "scripter", "normalizer", "demo", "auditor", "backfiller"}
 
 
 def modules() -> list[str]:
@@ -267,10 +270,10 @@ def test_names_are_put_into_sql_by_few() -> None:
 
 
 def test_sql_is_composed_by_few() -> None:
-    """Besides them the session writes its settings, as literals."""
+    """Besides them the session writes its settings, and the canary a role, as literals."""
     composers = {module for module in modules() if ("psycopg.sql", "SQL") in imports(module)}
 
-    assert composers == MAY_WRITE_NAMES | {"session"}
+    assert composers == MAY_WRITE_NAMES | {"session", "canary"}
 
 
 @pytest.mark.parametrize("module", modules())

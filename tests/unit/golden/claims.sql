@@ -105,9 +105,10 @@ grant usage on schema "crm" to "app_user";
 alter table "crm"."note" alter column "editors" set default rlskit.list_of(rlskit.identity());
 alter table "crm"."note" add constraint "rlskit_editors_check" check (coalesce(array_ndims("editors"), 1) = 1 and array_position("editors", null) is null and '' <> all ("editors")) not valid;
 call rlskit.mark('constraint', '"crm"."note"', 'rlskit_editors_check', '1ee33d4d453f8c1f');
-create trigger "zz_rlskit_reassign" before update of "editors" on "crm"."note" for each row
+create trigger "zz_rlskit_reassign" before update on "crm"."note" for each row
+  when ("old"."editors" is distinct from "new"."editors")
   execute function "rlskit"."note_new_owner"('editors');
-call rlskit.mark('trigger', '"crm"."note"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
+call rlskit.mark('trigger', '"crm"."note"', 'zz_rlskit_reassign', '744054af2ce49832');
 create policy "rlskit_insert" on "crm"."note"
   as permissive for insert
   to "app_user"

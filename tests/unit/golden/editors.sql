@@ -14,9 +14,10 @@ alter table "app"."todo" add constraint "rlskit_editors_check" check (coalesce(a
 call rlskit.mark('constraint', '"app"."todo"', 'rlskit_editors_check', '1ee33d4d453f8c1f');
 alter table "app"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
 call rlskit.mark('constraint', '"app"."todo"', 'rlskit_owner_check', 'c77a98eaa605f434');
-create trigger "zz_rlskit_reassign" before update of "editors" on "app"."todo" for each row
+create trigger "zz_rlskit_reassign" before update on "app"."todo" for each row
+  when ("old"."editors" is distinct from "new"."editors")
   execute function "rlskit"."note_new_owner"('owner', 'editors');
-call rlskit.mark('trigger', '"app"."todo"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
+call rlskit.mark('trigger', '"app"."todo"', 'zz_rlskit_reassign', '744054af2ce49832');
 create policy "rlskit_delete" on "app"."todo"
   as permissive for delete
   to "app_user"

@@ -11,9 +11,10 @@ grant usage on schema "public" to "app_user";
 alter table "public"."todo" alter column "owner" set default rlskit.identity();
 alter table "public"."todo" add constraint "rlskit_owner_check" check ("owner" <> '') not valid;
 call rlskit.mark('constraint', '"public"."todo"', 'rlskit_owner_check', 'c77a98eaa605f434');
-create trigger "zz_rlskit_reassign" before update of "owner" on "public"."todo" for each row
+create trigger "zz_rlskit_reassign" before update on "public"."todo" for each row
+  when ("old"."owner" is distinct from "new"."owner")
   execute function "rlskit"."note_new_owner"('owner');
-call rlskit.mark('trigger', '"public"."todo"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
+call rlskit.mark('trigger', '"public"."todo"', 'zz_rlskit_reassign', '84d72768d669485c');
 create policy "rlskit_delete" on "public"."todo"
   as permissive for delete
   to "app_user"

@@ -78,9 +78,10 @@ call rlskit.clear('"Ünï"."select"');
 grant usage on schema "Ünï" to "app-user";
 alter table "Ünï"."select" add constraint "rlskit_a\b%s{}_check" check (coalesce(array_ndims("a\b%s{}"), 1) = 1 and array_position("a\b%s{}", null) is null and '' <> all ("a\b%s{}")) not valid;
 call rlskit.mark('constraint', '"Ünï"."select"',  E'rlskit_a\\b%s{}_check', '1bbe011d302c6673');
-create trigger "zz_rlskit_reassign" before update of "a\b%s{}" on "Ünï"."select" for each row
+create trigger "zz_rlskit_reassign" before update on "Ünï"."select" for each row
+  when ("old"."a\b%s{}" is distinct from "new"."a\b%s{}")
   execute function "rlskit"."note_new_owner"( E'a\\b%s{}');
-call rlskit.mark('trigger', '"Ünï"."select"', 'zz_rlskit_reassign', 'e3b0c44298fc1c14');
+call rlskit.mark('trigger', '"Ünï"."select"', 'zz_rlskit_reassign', 'bbbd98e07e30eb4f');
 create policy "rlskit_select" on "Ünï"."select"
   as permissive for select
   to "app-user"

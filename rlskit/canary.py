@@ -1,0 +1,36 @@
+"""The script that proves, on the server itself, that rows can be given away and that nobody sees more for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from psycopg.sql import SQL, Literal
+
+from rlskit import compiler, ddl, runtime
+from rlskit.rules import Rules, TableRules, allow
+from rlskit.state import Default, Policy, RowSecurity, Trigger
+
+_TABLE = """\
+begin;
+set local search_path = pg_catalog, pg_temp;
+create temporary table rlskit_canary (id int, owner text, owners text[]) on commit drop;
+grant select, insert, update, delete on pg_temp.rlskit_canary to public;
+select set_config('rlskit.canary_role', {}, true);
+"""
+
+
+def script(role: str) -> str:
+    """One transaction, rolled back at its end. ``role`` is taken on where row security does not bind the connected user.
+
+    It raises in the database, with a hint, where the proof fails. What is tried are the very policies that ``compile`` makes.
+    """
+    rules = TableRules("rlskit_canary", allow.owner(), allow.owners_defined_in("owners"), schema="pg_temp")
+    parts = [ddl.text(SQL(_TABLE).format(Literal(role)))]
+    for each in compiler.compile(Rules(rules, role=role)):
+        if isinstance(each, Policy):
+            each = replace(each, roles=("public",))
+        if isinstance(each, Policy | RowSecurity | Default | Trigger):
+            statements = ddl.create(each)
+            marked = isinstance(each, ddl.Marked)  # what is gone in a moment needs no mark
+            parts += [f"{ddl.text(statement)};\n" for statement in (statements[:1] if marked else statements)]
+    return "".join([*parts, runtime.script("canary.sql"), "rollback;\n"])
