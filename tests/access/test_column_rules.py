@@ -124,6 +124,22 @@ def test_a_column_for_editors_and_no_other(database: Database) -> None:
     assert perform(database, ALICE, "update item set later = 'x'") == 1
 
 
+def test_two_people_may_write_a_column_and_a_third_may_not(database: Database) -> None:
+    author = allow.owner_defined_in("author")
+    both = [allow.owner(), author, EDITORS.to("read")]
+    database.execute("create table item (id int primary key, title text)")
+    database.apply(TableRules("item", allow.owner(), author, EDITORS, columns={"title": both}))
+    named = "insert into item (id, owner, author, editors, title) values ({}, '{}', '{}', '{{carol}}', 't')"
+
+    perform(database, ALICE, named.format(1, "alice", "bob"))
+    perform(database, BOB, named.format(2, "alice", "bob"))
+    with pytest.raises(InsufficientPrivilege):
+        perform(database, CAROL, named.format(3, "alice", "bob"))
+    for who, changed in ((ALICE, 2), (BOB, 2)):
+        assert perform(database, who, "update item set title = 'new'") == changed
+    refused(database, CAROL, "update item set title = 'new'")
+
+
 # --- create ----------------------------------------------------------------------------------------------------------
 
 
