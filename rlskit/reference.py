@@ -104,11 +104,8 @@ def names(rule: Granting, who: Identity | None, row: Row) -> bool:
     if isinstance(rule, Open):
         return True
     stored = row[rule.column or ""]
-    return (
-        not {*(stored or ())}.isdisjoint(_called(rule, who))
-        if rule.strategy == "owners"
-        else stored in _called(rule, who)
-    )
+    named = (stored or []) if rule.strategy == "owners" else [stored]
+    return any(name in named for name in _called(rule, who))
 
 
 # --- which rules ---------------------------------------------------------------------------------------
@@ -149,7 +146,7 @@ def _called(rule: Rule, who: Identity | None) -> tuple[str, ...]:
         return ()
     if rule.claim is not None:
         value = {**who.claims, "sub": who.sub, "username": who.username}.get(rule.claim)
-        return (value,) if value is not None and re.search(r"\S", value) else ()
+        return (value,) if value is not None and not re.fullmatch(r"[ \t\n\r\f\v]*", value) else ()
     spelled = dict(zip(("full", "sub", "username"), who.spellings, strict=False))
     return tuple(spelled[each] for each in rule.spellings or () if each in spelled)
 

@@ -57,7 +57,7 @@ declare
 begin
   if name not in ('sub', 'username') then
     value := nullif(current_setting('rlskit.claims', true), '')::jsonb ->> name;
-    return case when value !~ '^[[:space:]]*$' then value end;
+    return case when value !~ '^[ \t\n\r\f\v]*$' then value end; -- the same blanks in every locale
   end if;
   value := case name when 'sub' then sub else nullif(current_setting('rlskit.username', true), '') end;
   -- '::' separates the two parts of an owner's name, so it may neither stand in one of them nor arise where they meet.
