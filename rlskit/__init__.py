@@ -13,7 +13,7 @@ except ImportError as error:
 
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
-from rlskit.session import as_nobody, as_user, guard
+from rlskit.session import as_nobody, as_user, guard, scrub
 
 if TYPE_CHECKING:
     from rlskit.compiler import compile
@@ -36,6 +36,7 @@ __all__ = [
     "guard",
     "load",
     "plan",
+    "scrub",
     "sql",
 ]
 

@@ -22,11 +22,11 @@ from rlskit import Identity, TableRules, allow, as_nobody, as_user, guard
 from rlskit.errors import (
     BypassingRoleError,
     IdentityConflictError,
+    InvalidIdentityError,
     MissingIdentityError,
     RuntimeVersionError,
     TransactionInProgressError,
 )
-from rlskit.session import _begin
 from tests.support import ALICE, BOB, Database, full
 
 
@@ -262,16 +262,6 @@ def test_two_threads_on_one_connection_never_share_an_identity(todo: Database) -
     assert {mine for mine in seen if mine[0] != mine[1]} == set()
 
 
-def test_a_begin_that_comes_too_late_is_refused(todo: Database) -> None:
-    """Whoever waited for the connection's lock finds a transaction where there was none."""
-    with todo.connect_as_app() as app:
-        guard(app)
-        app.execute("select 1")
-        with pytest.raises(TransactionInProgressError):
-            _begin(app, {"rlskit.sub": "b2e1"})
-        assert app.execute("select current_setting('rlskit.sub', true)").fetchone() != ("b2e1",)
-
-
 def test_a_transaction_left_open_inside_does_not_keep_the_identity(app: psycopg.Connection[Any]) -> None:
     with suppress(psycopg.Error), as_user(app, ALICE) as conn:
         conn.transaction().__enter__()
@@ -286,6 +276,29 @@ def test_a_stream_that_is_read_half_way_does_not_hang_the_block(todo: Database) 
             stream = conn.cursor().stream("select * from generate_series(1, 100000)")
             next(stream)
         assert app.closed
+
+
+@pytest.mark.parametrize("held", ["a cursor with hold", "the same, of a failed block"])
+def test_a_cursor_that_outlives_its_block_is_closed_before_the_next_one(held: str, todo: Database) -> None:
+    with todo.connect_as_app() as app:
+        with as_user(app, ALICE) as conn:
+            conn.execute("insert into todo (content) values ('hers')")
+            conn.execute("declare kept cursor with hold for select content from todo")
+        if held.endswith("failed block"):
+            with suppress(ZeroDivisionError), as_user(app, ALICE):
+                raise ZeroDivisionError
+        with as_user(app, BOB) as conn, pytest.raises(psycopg.errors.InvalidCursorName), conn.transaction():
+            conn.execute("fetch all from kept")
+
+
+def test_an_identity_that_the_connection_cannot_spell_is_refused(todo: Database) -> None:
+    with todo.connect_as_app(client_encoding="latin1") as app:
+        unspeakable = Identity(sub="日本", username="x")
+        with pytest.raises(InvalidIdentityError, match="cannot be said in the connection's"), as_user(app, unspeakable):
+            pass
+        assert app.info.transaction_status == TransactionStatus.IDLE
+        with as_user(app, Identity(sub="é", username="'\\")) as conn:
+            assert conn.execute("select rlskit.identities()").fetchone() == (["é::'\\", "é", "'\\"],)
 
 
 def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:

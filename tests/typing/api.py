@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 import psycopg
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 import rlskit
 from rlskit import Identity, Open, Plan, Rule, Rules, TableRules, Unmanaged, allow
@@ -142,6 +143,34 @@ def one_row(conn: Connection[Todo], alice: Identity) -> Todo | None:
     """A function that returns from inside the block alone needs no return after it."""
     with rlskit.as_user(conn, alice) as inside:
         return inside.execute("select content from todo").fetchone()
+
+
+async def a_user_asks_asynchronously(dsn: str, pool: AsyncConnectionPool[AsyncConnection[DictRow]]) -> None:
+    """The same words, behind `async with`; a pool lends the connection for the block."""
+    alice = Identity(sub="5d1c", username="alice")
+    async with await AsyncConnection.connect(dsn) as conn, rlskit.as_user(conn, alice) as inside:
+        assert_type(inside, AsyncConnection[TupleRow])
+        assert_type(await (await inside.execute("select 1")).fetchone(), tuple[Any, ...] | None)
+    async with rlskit.as_user(pool, alice) as lent:
+        assert_type(lent, AsyncConnection[dict[str, Any]])
+    async with rlskit.as_nobody(pool) as lent_to_nobody:
+        assert_type(lent_to_nobody, AsyncConnection[dict[str, Any]])
+
+
+def a_pool_lends(dsn: str) -> None:
+    """Guarded when a connection is made, scrubbed when it comes back."""
+    alice = Identity(sub="5d1c", username="alice")
+    pool: ConnectionPool[Connection[TupleRow]] = ConnectionPool(dsn, configure=rlskit.guard, reset=rlskit.scrub)
+    with pool, rlskit.as_user(pool, alice) as conn:
+        assert_type(conn, Connection[TupleRow])
+    AsyncConnectionPool(dsn, open=False, configure=rlskit.guard, reset=rlskit.scrub)
+
+
+async def mistakes_in_waiting(conn: Connection[TupleRow], other: AsyncConnection[TupleRow], alice: Identity) -> None:
+    async with rlskit.as_user(conn, alice):  # type: ignore[misc]
+        pass
+    with rlskit.as_user(other, alice):  # type: ignore[misc]
+        pass
 
 
 def mistakes_in_asking(conn: Connection[TupleRow], alice: Identity) -> None:

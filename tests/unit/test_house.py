@@ -270,10 +270,10 @@ def test_names_are_put_into_sql_by_few() -> None:
 
 
 def test_sql_is_composed_by_few() -> None:
-    """Besides them the session writes its settings, and the canary a role, as literals."""
+    """Besides them the canary writes a role, as a literal."""
     composers = {module for module in modules() if ("psycopg.sql", "SQL") in imports(module)}
 
-    assert composers == MAY_WRITE_NAMES | {"session", "canary"}
+    assert composers == MAY_WRITE_NAMES | {"canary"}
 
 
 @pytest.mark.parametrize("module", modules())
