@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from json import dumps
 from types import MappingProxyType
+from typing import Any
 
 from rlskit.errors import InvalidIdentityError
 
@@ -76,6 +77,43 @@ class Identity:
         """What an owner column may hold for this user: ``<sub>::<username>``, sub, username; empty where one is missing."""
         return () if self.username is None else (f"{self.sub}::{self.username}", self.sub, self.username)
 
+    @classmethod
+    def from_claims(
+        cls, token: Mapping[str, object], *, username: str | None = None, claims: Iterable[str] = ()
+    ) -> Identity:
+        """The user whom a verified token is about. ``token`` is its payload, as the framework that verified it gives it.
+
+        ``sub`` is the claim of that name. ``username`` names the claim that holds the username; without it, as Amplify has it, that is
+        ``username`` or else ``cognito:username``. Of an OIDC token name one that its user cannot change. ``claims`` are further ones to carry,
+        for rules with ``identity_claim``: what the token lacks is left out, and so is an ``email`` that it says is not verified; whoever
+        lacks a claim is nobody to the rule that compares it.
+
+        Raises InvalidIdentityError for a token without ``sub``, and for what an Identity refuses.
+        """
+        named = (username,) if username is not None else ("username", "cognito:username")
+        unverified = str(token.get("email_verified", True)).lower() != "true"  # Cognito writes it as text
+        carried = {each for each in claims if each in token and not (each == "email" and unverified)}
+        return cls(
+            sub=_text(token, "sub") or "",
+            username=next((_text(token, each) for each in named if token.get(each)), None),
+            claims={each: _text(token, each) or "" for each in sorted(carried)},
+        )
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, object]) -> Identity:
+        """What ``to_dict`` gave, on the other side of a queue. Raises InvalidIdentityError for anything else."""
+        known = ("sub", "username", "claims")
+        if not isinstance(given, Mapping) or set(given) != set(known):
+            raise InvalidIdentityError(
+                "this is no identity that `to_dict` gave", hint=f"it has the keys {', '.join(known)} and no other"
+            )
+        values: dict[str, Any] = dict(given)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, object]:
+        """The identity as JSON can hold it, for a job that another process does for this user."""
+        return {"sub": self.sub, "username": self.username, "claims": dict(self.claims)}
+
     def settings(self) -> dict[str, str]:
         """The session settings that tell the database who is asking; all of them, always."""
         return {
@@ -87,6 +125,15 @@ class Identity:
 
 # What stands in the settings when nobody asks.
 NOBODY = {"rlskit.sub": "", "rlskit.username": "", "rlskit.claims": "{}"}
+
+
+def _text(token: Mapping[str, object], claim: str) -> str | None:
+    value = token.get(claim)
+    if value is not None and not isinstance(value, str):
+        raise InvalidIdentityError(
+            f"claim `{claim}` is not text", hint="a rule compares one text: name a claim that holds one"
+        )
+    return value
 
 
 def _restored(sub: str, username: str | None, claims: Mapping[str, str]) -> Identity:

@@ -452,6 +452,11 @@ def _judge(row: Any) -> None:
             f"login `{row.login}` comes with an identity of its own",
             hint="reset the settings rlskit.* of the login and of the connection",
         )
+    if row.own_setting is not None:
+        raise BypassingRoleError(
+            f"login `{row.login}` has a setting of its own for {row.own_setting}, which it could have written itself",
+            hint=f'alter role "{row.login}" reset {row.own_setting}; set it for the database, or in the connection string',
+        )
     if row.superuser:
         raise BypassingRoleError(
             f"login `{row.login}` is a superuser, or may become one, so no rule binds it", hint=way_out

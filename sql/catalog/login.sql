@@ -48,6 +48,15 @@ select
     where schema_.nspname = 'rlskit'
       and (pg_has_role(login.oid, schema_.nspowner, 'MEMBER') or pg_has_role(login.oid, function_.proowner, 'MEMBER'))
   ) as owns_runtime,
+  (
+    -- A login may write its own, for every session to come; those of a database it may not.
+    select split_part(setting, '=', 1)
+    from pg_db_role_setting
+    cross join lateral unnest(setconfig) as given (setting)
+    where setrole = login.oid and setting ~ '^(search_path|role|row_security|session_replication_role|rlskit\..*)='
+    order by 1
+    limit 1
+  ) as own_setting,
   current_setting('row_security') as row_security,
   to_regprocedure('rlskit.identities()') is not null as has_runtime
 from pg_roles as login

@@ -504,6 +504,30 @@ def test_a_login_that_comes_with_an_identity_is_refused(todo: Database) -> None:
         guard(conn)
 
 
+@pytest.mark.parametrize(
+    "setting", ["search_path = theirs", "row_security = on", "role = none", "rlskit.moving_to = 'x'"]
+)
+@pytest.mark.parametrize("place", ["", "in database {}"], ids=["everywhere", "in one database"])
+def test_a_login_with_settings_of_its_own_is_refused(setting: str, place: str, todo: Database) -> None:
+    name = setting.partition(" ")[0]
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter role {todo.app} {place.format(todo.name)} set {setting}")
+    with todo.connect_as_app() as app, pytest.raises(BypassingRoleError) as caught, as_user(app, ALICE):
+        pass
+
+    assert caught.value.message == (
+        f"login `{todo.app}` has a setting of its own for {name}, which it could have written itself"
+    )
+
+
+def test_settings_of_the_database_and_others_of_the_login_are_fine(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"alter database {todo.name} set search_path = public")
+        admin.execute(f"alter role {todo.app} set statement_timeout = '1min'")
+    with todo.connect_as_app() as app, as_user(app, ALICE) as conn:
+        assert count(conn) == 0
+
+
 def test_row_security_off_is_refused(todo: Database) -> None:
     dsn = make_conninfo(todo.app_dsn, options="-c row_security=off")
     with psycopg.connect(dsn) as conn, pytest.raises(BypassingRoleError, match="row_security = off"):

@@ -402,3 +402,96 @@ def test_claims_come_through_json_unchanged(claims: dict[str, str]) -> None:
     settings = Identity(sub="s-1", claims=claims).settings()
 
     assert json.loads(settings["rlskit.claims"]) == claims
+
+
+# --- from a token, and through a queue -------------------------------------------------------------------------------
+
+ID_TOKEN = {
+    "sub": SUB,
+    "cognito:username": "alice",
+    "email": "alice@example.org",
+    "email_verified": True,
+    "custom:tenant": "t-1",
+    "cognito:groups": ["admins"],
+    "exp": 1789999999,
+    "token_use": "id",
+}
+ACCESS_TOKEN = {"sub": SUB, "username": "alice", "client_id": "x", "token_use": "access"}
+
+
+@pytest.mark.parametrize("token", [ID_TOKEN, ACCESS_TOKEN], ids=["id", "access"])
+def test_both_of_cognitos_tokens_name_the_same_user(token: dict[str, object]) -> None:
+    assert Identity.from_claims(token) == Identity(sub=SUB, username="alice")
+
+
+def test_further_claims_are_carried_where_they_are_asked_for_and_there() -> None:
+    made = Identity.from_claims(ID_TOKEN, claims=["email", "custom:tenant", "phone_number"])
+
+    assert made.claims == {"email": "alice@example.org", "custom:tenant": "t-1"}
+
+
+@pytest.mark.parametrize(
+    ("verified", "carried"),
+    [(True, True), ("true", True), ("True", True), (False, False), ("false", False), (None, False), ("", False)],
+)
+def test_an_email_that_is_not_verified_is_nobodys(verified: object, carried: bool) -> None:
+    made = Identity.from_claims(ID_TOKEN | {"email_verified": verified}, claims=["email"])
+
+    assert ("email" in made.claims) == carried
+
+
+def test_an_email_of_a_token_that_does_not_speak_of_it_is_carried() -> None:
+    assert Identity.from_claims({"sub": "s", "email": "a@example.org"}, claims=["email"]).claims == {
+        "email": "a@example.org"
+    }
+
+
+def test_the_claim_of_the_username_may_be_named() -> None:
+    token = {"sub": "auth0|1", "nickname": "al", "username": "alice"}
+
+    assert Identity.from_claims(token, username="nickname").username == "al"
+    assert Identity.from_claims(token, username="preferred_username").username is None
+
+
+@pytest.mark.parametrize(
+    ("token", "options", "message"),
+    [
+        ({}, {}, "`sub` is empty"),
+        ({"sub": 7}, {}, "claim `sub` is not text"),
+        ({"sub": "s", "username": ["alice"]}, {}, "claim `username` is not text"),
+        (ID_TOKEN, {"claims": ["cognito:groups"]}, "claim `cognito:groups` is not text"),
+        ({"sub": "s", "username": f"{SUB}::alice"}, {}, "`username` holds `::`"),
+    ],
+)
+def test_a_token_that_names_nobody_is_refused(
+    token: dict[str, object], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidIdentityError) as caught:
+        Identity.from_claims(token, **options)  # type: ignore[arg-type]
+
+    assert caught.value.message.startswith(message)
+    assert "alice" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity(sub="s"), Identity(sub="s", username="ü", claims={"email": "a@example.org"})]
+)
+def test_an_identity_goes_through_json_and_comes_back(identity: Identity) -> None:
+    assert Identity.from_dict(json.loads(json.dumps(identity.to_dict()))) == identity
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"sub": "s"}, {"sub": "s", "username": None, "claims": {}, "role": "admin"}, None, "s", [("sub", "s")]],
+    ids=str,
+)
+def test_what_is_no_identity_does_not_come_back(given: object) -> None:
+    with pytest.raises(InvalidIdentityError, match="no identity that `to_dict` gave"):
+        Identity.from_dict(given)  # type: ignore[arg-type]
+
+
+def test_what_comes_back_is_checked_as_always() -> None:
+    with pytest.raises(InvalidIdentityError, match="holds `::`"):
+        Identity.from_dict({"sub": "s", "username": "a::b", "claims": {}})
+    with pytest.raises(InvalidIdentityError, match="is not text"):
+        Identity.from_dict({"sub": "s", "username": "a", "claims": {"level": 7}})
