@@ -75,7 +75,7 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
         tables=facts,
         foreign=tuple(foreign),
         functions={
-            row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes, row.body)
+            row.signature.lower(): runtime.Function(row.signature.lower(), row.attributes.lower(), row.body)
             for row in query("runtime")
         },
         # What the role could have put there is not run, not even to ask for its version.

@@ -121,7 +121,7 @@ def _term(term: NamesCaller | MovingAway) -> Composable:
         else _format("{} = {}", column.name, _cast(noted, column))
         for column in term.columns
     ]
-    return _format("(ctid = {} and ({}))", NOT_STORED, SQL(" or ").join(arms))
+    return _format("(ctid = {} and ({}) and not rlskit.is_foreign(tableoid))", NOT_STORED, SQL(" or ").join(arms))
 
 
 def _names_caller(term: NamesCaller, version: str | None = None) -> Composable:

@@ -54,6 +54,11 @@ def fit(wanted: State, database: Database, role: str) -> State:
     for table in sorted(wanted.tables):
         for part in families[table]:
             _check_owner(part, database)
+            if part.kind == "foreign table":
+                raise PlanError(
+                    f"`{part.name}` is a part of table `{table}` and a foreign table, and PostgreSQL has no row security there",
+                    hint="detach it, or keep its rows in a table of this database",
+                )
         objects += _fit_table(_facts(database, table), wanted.of(table), families[table])
     objects += _leaving(wanted, database)
     return replace(wanted, objects=frozenset(objects))

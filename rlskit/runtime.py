@@ -64,7 +64,7 @@ _FUNCTION = re.compile(
     r"create or replace (?:function|procedure) rlskit\.(?P<signature>\w+\([^)]*\))\n"
     r"(?:returns \S+\n)?"
     r"language (?P<declared>[^\n]+)\n"
-    r"set search_path = (?P<path>[^\n]+)\n"
+    r"(?P<settings>(?:set \w+ = [^\n]+\n)+)"
     r"as \$rlskit\$(?P<body>.*?)\$rlskit\$;",
     re.DOTALL,
 )
@@ -79,6 +79,9 @@ def functions() -> dict[str, Function]:
         words = declared[0] if declared else ""
         volatility = words.split(" ")[0] if words.startswith(("stable", "immutable")) else "volatile"
         parallel = "parallel safe" if "parallel safe" in words else "parallel unsafe"
-        attributes = f"{language} {volatility} {parallel} search_path={each['path']}"
-        found[each["signature"]] = Function(each["signature"], attributes, each["body"])
+        settings = " ".join(
+            line.removeprefix("set ").replace(" = ", "=", 1).replace("'", "") for line in each["settings"].splitlines()
+        )
+        attributes = f"{language} {volatility} {parallel} {settings}"
+        found[each["signature"]] = Function(each["signature"], attributes.lower(), each["body"])
     return found

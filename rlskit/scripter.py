@@ -22,6 +22,36 @@ set client_min_messages = warning;
 set search_path = pg_catalog, pg_temp;
 """
 
+# PostgreSQL copies row triggers down to partitions, but not to children that inherit.
+_CHILDREN = """\
+declare
+  part regclass;
+  made record;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = {table}::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family join pg_class on oid = inhrelid where not relispartition
+  loop
+    for made in
+      select tgname from pg_trigger where tgrelid = part and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute format('drop trigger %I on %s', made.tgname, part);
+    end loop;
+    for made in
+      select tgname, pg_get_triggerdef(oid) as definition, split_part(obj_description(oid, 'pg_trigger'), ' ', 2) as wanted
+      from pg_trigger
+      where tgrelid = {table}::regclass and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute replace(made.definition, format(' ON %s FOR EACH ROW', {table}::regclass), format(' ON %s FOR EACH ROW', part));
+      call rlskit.mark('trigger', part, made.tgname, made.wanted);
+    end loop;
+  end loop;
+end"""
+
 # What a column list means is known only in the database, where a column may have been added since.
 _TRIGGER = """\
 declare
@@ -135,6 +165,8 @@ def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> 
                 pass
             case _:
                 yield from map(ddl.text, ddl.create(each))
+    if any(isinstance(each, Trigger) for each in objects):
+        yield ddl.block(ddl.text(SQL(_CHILDREN).format(table=Literal(ddl.text(name)))))
     grants = [each for each in objects if isinstance(each, Grant)]
     yield _grants(name, [each for each in grants if each.columns is not None], role)
     yield from (ddl.text(statement) for each in grants if each.columns is None for statement in ddl.create(each))

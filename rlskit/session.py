@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Generator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from itertools import count
 from types import TracebackType
 from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary, WeakSet
@@ -51,8 +50,6 @@ class AsyncPool(Protocol[Conn_co]):
         """Lend one."""
 
 
-_scrubs = count(1)
-
 # Both forget a connection when it is gone.
 _guarded: WeakSet[AnyConnection] = WeakSet()
 _blocks: WeakKeyDictionary[AnyConnection, _Block[Any]] = WeakKeyDictionary()
@@ -83,6 +80,7 @@ class _Block(Generic[Source_co]):
             self._lease = _leased(self._source)
             self._conn = self._lease.__enter__()
         try:
+            _check_read(self._conn)
             guard(self._conn)
             if _is_inside(self._conn, self._settings):
                 self._savepoint = Transaction(self._conn)
@@ -92,31 +90,36 @@ class _Block(Generic[Source_co]):
                 _check_idle(self._conn)
                 try:
                     self._conn.wait(_begin(self._conn, self._settings))
+                    self._open()
                 except BaseException:
+                    self._close()
                     _undo(self._conn)
                     raise
         except BaseException as error:
             self._give_back(error)
             raise
-        self._open()
         return self._conn
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        conn, savepoint = self._close()
+        conn, savepoint = self._conn, self._savepoint
         try:
             if savepoint is not None:
+                self._savepoint = None
                 savepoint.__exit__(kind, error, trace)
-            elif _is_read_half_way(conn):
-                conn.close()
-                raise _half_way()
-            elif _has_to_end(conn, kind):
+            else:
                 try:
-                    conn.commit() if kind is None else conn.rollback()
+                    self._close()
+                    if _is_read_half_way(conn):
+                        conn.close()
+                        raise _half_way()
+                    if _has_to_end(conn, kind):
+                        conn.commit() if kind is None else conn.rollback()
                 except BaseException:
-                    with conn.lock:
-                        _undo(conn)
+                    if not conn.closed:
+                        with conn.lock:
+                            _undo(conn)
                     raise
         except BaseException as failure:
             self._give_back(failure)
@@ -143,6 +146,7 @@ class _Block(Generic[Source_co]):
             self._lease = _leased(self._source)
             self._conn = await self._lease.__aenter__()
         try:
+            _check_read(self._conn)
             await guard(self._conn)
             if _is_inside(self._conn, self._settings):
                 self._savepoint = AsyncTransaction(self._conn)
@@ -152,31 +156,36 @@ class _Block(Generic[Source_co]):
                 _check_idle(self._conn)
                 try:
                     await self._conn.wait(_begin(self._conn, self._settings))
+                    self._open()
                 except BaseException:
+                    self._close()
                     await _aundo(self._conn)
                     raise
         except BaseException as error:
             await self._agive_back(error)
             raise
-        self._open()
         return self._conn
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        conn, savepoint = self._close()
+        conn, savepoint = self._conn, self._savepoint
         try:
             if savepoint is not None:
+                self._savepoint = None
                 await savepoint.__aexit__(kind, error, trace)
-            elif _is_read_half_way(conn):
-                await conn.close()
-                raise _half_way()
-            elif _has_to_end(conn, kind):
+            else:
                 try:
-                    await (conn.commit() if kind is None else conn.rollback())
+                    self._close()
+                    if _is_read_half_way(conn):
+                        await conn.close()
+                        raise _half_way()
+                    if _has_to_end(conn, kind):
+                        await (conn.commit() if kind is None else conn.rollback())
                 except BaseException:
-                    async with conn.lock:
-                        await _aundo(conn)
+                    if not conn.closed:
+                        async with conn.lock:
+                            await _aundo(conn)
                     raise
         except BaseException as failure:
             await self._agive_back(failure)
@@ -199,13 +208,10 @@ class _Block(Generic[Source_co]):
         # What follows a commit would have no identity, so the connection refuses one until the block is over.
         self._conn.commit = self._conn.rollback = _refuse_ending
 
-    def _close(self) -> tuple[Any, Any]:
-        conn, savepoint, self._savepoint = self._conn, self._savepoint, None
-        if savepoint is None:
-            _blocks.pop(conn, None)
-            conn.__dict__.pop("commit", None)
-            conn.__dict__.pop("rollback", None)
-        return conn, savepoint
+    def _close(self) -> None:
+        _blocks.pop(self._conn, None)
+        self._conn.__dict__.pop("commit", None)
+        self._conn.__dict__.pop("rollback", None)
 
 
 # --- what is decided, whoever waits ------------------------------------------------------------------------
@@ -247,9 +253,14 @@ def _begin(conn: AnyConnection, settings: dict[str, str]) -> Generator[Any, Any,
 
     psycopg sends BEGIN by itself and alone; this message is sent beside it, and psycopg finds the transaction open. The connection's lock is held.
     """
-    conn.pgconn.send_query(_message(conn, settings))
+    yield from _say(conn, _message(conn, settings))
+
+
+def _say(conn: AnyConnection, message: bytes) -> Generator[Any, Any, None]:
+    """Send it as it is, beside what psycopg sends by itself. The connection's lock is held."""
+    conn.pgconn.send_query(message)
     results = yield from execute(conn.pgconn)
-    if results[-1].status != ExecStatus.TUPLES_OK:
+    if results[-1].status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
         raise error_from_result(results[-1], encoding=conn.info.encoding)
 
 
@@ -317,13 +328,20 @@ async def _aundo(conn: AsyncConnection[Any]) -> None:
 
 def _roll_back(conn: AnyConnection) -> Generator[Any, Any, None]:
     if not conn.closed and conn.pgconn.transaction_status != TransactionStatus.IDLE:
-        conn.pgconn.send_query(b"rollback")
-        yield from execute(conn.pgconn)
+        yield from _say(conn, b"rollback")
 
 
 def _is_read_half_way(conn: AnyConnection) -> bool:
     """A stream that is not read to its end holds the lock, and ending the transaction would wait for ever."""
     return not conn.closed and conn.lock.locked()
+
+
+def _check_read(conn: AnyConnection) -> None:
+    if _is_read_half_way(conn):
+        raise TransactionInProgressError(
+            "something is still being read on the connection, or another thread or task is at work on it",
+            hint="read a stream to its end, and take a connection for each thread and task",
+        )
 
 
 def _half_way() -> TransactionInProgressError:
@@ -427,21 +445,21 @@ def scrub(conn: AnyConnection) -> Awaitable[None] | None:
 
 
 def _scrub(conn: Connection[Any]) -> None:
-    before, conn.autocommit = conn.autocommit, True
-    conn.execute(_discard_all(), prepare=False)
-    conn.autocommit = before
+    _check_idle(conn)
+    with conn.lock:
+        conn.wait(_say(conn, b"begin"))
+    conn.rollback()  # psycopg forgets what it has prepared when it rolls back, and not, in every release, when it discards all
+    with conn.lock:
+        conn.wait(_say(conn, b"discard all"))
 
 
 async def _ascrub(conn: AsyncConnection[Any]) -> None:
-    before = conn.autocommit
-    await conn.set_autocommit(True)
-    await conn.execute(_discard_all(), prepare=False)
-    await conn.set_autocommit(before)
-
-
-def _discard_all() -> bytes:
-    """Said anew each time: psycopg forgets what it had prepared when it sees the answer, and looks only at that of a statement that is new to it."""
-    return b"discard all -- %d" % next(_scrubs)
+    _check_idle(conn)
+    async with conn.lock:
+        await conn.wait(_say(conn, b"begin"))
+    await conn.rollback()  # as above
+    async with conn.lock:
+        await conn.wait(_say(conn, b"discard all"))
 
 
 def _judge(row: Any) -> None:

@@ -2,6 +2,7 @@
 -- nothing is dropped with cascade. Before it, take the rules away: rlskit uninstall --tables
 
 begin;
+set local search_path = pg_catalog, pg_temp;
 
 drop procedure if exists rlskit.clear(regclass);
 drop procedure if exists rlskit.mark(text, regclass, name, text);
@@ -10,6 +11,7 @@ drop function if exists rlskit.reassign(regclass, jsonb, text, text);
 drop function if exists rlskit.refuse_columns();
 drop function if exists rlskit.note_new_owner();
 drop function if exists rlskit.username_of(text);
+drop function if exists rlskit.is_foreign(oid);
 drop function if exists rlskit.as_uuid(text);
 drop function if exists rlskit.list_of(text);
 drop function if exists rlskit.identities(text[]);

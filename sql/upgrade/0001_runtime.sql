@@ -9,6 +9,10 @@
 --   rlskit.claims     further claims, a JSON object of texts
 -- After such a transaction a setting reads '' and not NULL; here both mean: not set.
 
+-- No operator of anybody's gets into what follows; whoever's transaction it is has the search_path back at the end.
+select set_config('rlskit.search_path', current_setting('search_path'), true);
+set local search_path = pg_catalog, pg_temp;
+
 -- Not "if not exists": that asks for the right to create one even where a DBA has made it.
 do $$
 begin
@@ -138,6 +142,18 @@ end
 $rlskit$;
 comment on function rlskit.as_uuid(text) is 'the text as uuid, or NULL where it is none';
 
+-- Whether a row comes from a foreign table: its rows have no place, as if they were not stored yet.
+create or replace function rlskit.is_foreign(relation oid)
+returns boolean
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return coalesce((select relkind = 'f' from pg_class where oid = relation), true);
+end
+$rlskit$;
+comment on function rlskit.is_foreign(oid) is 'whether a row comes from a foreign table';
+
 -- The readable part of a stored owner: what stands after the first '::', or all of it where none stands there.
 create or replace function rlskit.username_of(owner text)
 returns text
@@ -189,35 +205,42 @@ create or replace function rlskit.refuse_columns()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
+set datestyle = 'ISO'
+set array_nulls = on
 as $rlskit$
 declare
+  -- A partition that was made later has the trigger, and no row security of its own.
+  ruled regclass := coalesce(pg_partition_root(tg_relid), tg_relid);
   refused text[] := tg_argv;
 begin
-  if not row_security_active(tg_relid) then
+  if not row_security_active(ruled) and not row_security_active(tg_relid) then
     return new;
   end if;
   if tg_op = 'INSERT' then
     if exists (
       select from unnest(tg_argv) as given (name)
-      where name not in (select attname from pg_attribute where attrelid = tg_relid and attnum > 0 and not attisdropped)
+      where name not in (select attname from pg_attribute where attrelid = ruled and attnum > 0 and not attisdropped)
     ) then
       raise undefined_column using
         message = format('a column of table %s, which its rules guard, has another name now', tg_table_name),
         hint = 'Bring the rules up to date, and apply them.';
     end if;
+    -- To the bit, because what is equal is not always the same: 0 and -0, {"a": 1} with its spaces.
     execute (
       select format('select array_remove(array[%s], null)', string_agg(
         format(
-          'case when to_jsonb(($1).%1$I) is distinct from to_jsonb((%2$s)::%3$s) then %1$L end',
+          'case when record_image_ne(row(($1).%1$I), row((%2$s)::%3$s)) then %1$L end',
           attname,
-          coalesce(pg_get_expr(adbin, adrelid), 'null'),
+          coalesce(pg_get_expr(adbin, adrelid), pg_get_expr(typdefaultbin, 0), 'null'),
           format_type(atttypid, atttypmod)
         ),
         ', ' order by attname
       ))
       from pg_attribute
+      join pg_type on pg_type.oid = atttypid
       left join pg_attrdef on adrelid = attrelid and adnum = attnum
-      where attrelid = tg_relid and attname = any (tg_argv)
+      where attrelid = ruled and attname = any (tg_argv)
     )
     into refused
     using new;
@@ -355,3 +378,5 @@ comment on procedure rlskit.clear(regclass) is 'takes away what rlskit has made 
 
 -- Whatever the default privileges of this database say.
 grant execute on all routines in schema rlskit to public;
+
+select set_config('search_path', current_setting('rlskit.search_path'), true);

@@ -172,7 +172,9 @@ def test_a_value_that_is_the_default_counts_as_not_named(item: Database) -> None
 @pytest.mark.parametrize(
     ("type", "default", "same", "other"),
     [
-        ("json", '{"a": 1}', '{"a":1}', '{"a": 2}'),
+        ("json", '{"a": 1}', '{"a": 1}', '{"a": 2, "a": 1}'),
+        ("float8", "0", "0", "-0"),
+        ("jsonb", '{"a": 1}', '{"a":1}', '{"a": 2}'),
         ("point", "(1,2)", "(1, 2)", "(2,1)"),
         ("text[]", "{a,b}", '{"a",b}', "{b,a}"),
         ("timestamptz", None, None, "2020-01-01"),
@@ -247,6 +249,35 @@ def test_a_guarded_column_that_was_renamed_is_closed_until_the_rules_follow(item
         perform(item, BOB, "update item set cost = 1 where id = 1")
 
 
+@pytest.mark.parametrize(
+    ("column", "setting", "value"),
+    [
+        ("float8 default 5.4321", "extra_float_digits = -15", "5"),
+        ("float8 default 1000", "extra_float_digits = -15", "1499"),
+        (
+            "timestamptz default '2020-01-01 00:00+00'",
+            "datestyle = 'SQL'; set local timezone = 'EST0'",
+            "'2020-01-01 05:00+00'",
+        ),
+        ("text[] default '{NULL}'", "array_nulls = off", "array['NULL']"),
+        ("text[] default '{a}'", "array_nulls = on", "'[7:7]={a}'::text[]"),
+        ("priced", "array_nulls = on", "null"),
+    ],
+)
+def test_no_setting_and_no_type_makes_another_value_pass_for_the_default(
+    column: str, setting: str, value: str, database: Database
+) -> None:
+    database.execute("create domain priced as int default 5", f"create table item (id int primary key, price {column})")
+    only_the_owner = [allow.owner(), EDITORS.to("read")]
+    database.apply(TableRules("item", allow.owner(), EDITORS.to("create", "read"), columns={"price": only_the_owner}))
+    for_alice = "insert into item (id, owner, editors{}) values ({}, 'alice', '{{bob}}'{})"
+
+    assert perform(database, BOB, for_alice.format("", 1, "")) == 1
+    with database.connect_as_app() as conn, pytest.raises(InsufficientPrivilege), as_user(conn, BOB):
+        conn.execute(sql.SQL(f"set local {setting}"))  # type: ignore[arg-type]
+        conn.execute(sql.SQL(for_alice.format(", price", 2, f", {value}")))  # type: ignore[arg-type]
+
+
 # --- whom it binds ---------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +329,18 @@ def test_partitions_are_guarded(database: Database) -> None:
     assert perform(database, BOB, "update item set content = 'his'") == 1
 
 
+def test_partitions_that_are_made_later_are_guarded(database: Database) -> None:
+    """They get the triggers, and neither row security nor the rules' defaults: the partitioned table is asked for those."""
+    database.execute(TABLE.replace("primary key", "") + " partition by list (id)")
+    database.apply(ITEM)
+    database.execute("create table item_1 partition of item (price default 0.01) for values in (1)")
+    perform(database, ALICE, "insert into item (id, title, editors) values (1, 'hers', '{bob}')")
+
+    refused(database, BOB, "update item set title = 'his'")
+    refused(database, BOB, "insert into item (id, owner, editors, price) values (1, 'alice', '{bob}', 0.01)")
+    assert perform(database, BOB, "update item set content = 'his'") == 1
+
+
 def test_an_update_that_moves_a_row_counts_as_a_creation_for_guarded_columns(database: Database) -> None:
     """PostgreSQL moves a row by an INSERT, which is all that a trigger can see; so it is refused rather than let through."""
     database.execute(
@@ -325,6 +368,18 @@ def test_children_that_inherit_are_guarded(database: Database) -> None:
 
 
 # --- the script ------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_guards_children_that_inherit_as_well(database: Database) -> None:
+    database.execute(TABLE, "create table special_item (extra int) inherits (item)")
+    for _ in range(2):
+        script(database, rlskit.sql(database.rules(ITEM)))
+    with database.connect() as conn:
+        conn.execute("insert into special_item (id, owner, editors) values (1, %s, '{bob}')", [full(ALICE)])
+
+    refused(database, BOB, "update item set title = 'his'")
+    assert perform(database, ALICE, "update item set owner = 'bob', editors = null") == 1
+    assert [step.says for step in database.plan(ITEM) if "trigger" in step.says] == []
 
 
 @pytest.mark.parametrize(

@@ -805,3 +805,20 @@ def test_where_nothing_may_be_given_away_there_is_nothing_that_would_let_it_go(t
     assert tables.rows(
         "select tablename::text from pg_policies where qual like '%%moving_to%%' or with_check like '%%moving_to%%' order by 1"
     ) == [("article",), ("note",), ("todo",)]
+
+
+def test_a_new_row_for_whom_one_has_given_a_row_is_returned_until_the_transaction_ends(database: Database) -> None:
+    """Whoever inserts it has said it all: the note of the gift shows no row that is stored, hers or another's."""
+    database.execute("create table todo (id int)")
+    database.apply(TableRules("todo", allow.owner(), allow.owner_defined_in("author").to("create")))
+    new = "insert into todo (id, author, owner) values (2, 'alice', 'bob') returning id"
+    perform(database, ALICE, "insert into todo (id) values (1)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        perform(database, ALICE, new)
+
+    with database.connect_as_app() as conn, as_user(conn, ALICE):
+        conn.execute("update todo set owner = 'bob' where id = 1")
+        assert conn.execute(new).fetchall() == [(2,)]
+        assert conn.execute("select * from todo").fetchall() == []
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        perform(database, ALICE, new)

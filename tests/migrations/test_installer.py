@@ -83,6 +83,23 @@ def test_an_older_runtime_is_not_put_over_a_newer_one(database: Database) -> Non
     assert database.rows("select version_num from rlskit.version") == [("0002",)]
 
 
+def test_no_operator_of_the_applications_is_run_by_whoever_installs(database: Database) -> None:
+    """Where everybody may create in public, as in databases that began before PostgreSQL 15."""
+    with database.connect(autocommit=True) as admin:
+        admin.execute("grant create on schema public to public")
+    with database.connect_as_app(autocommit=True) as app:
+        app.execute(
+            "create function public.evil(varchar, varchar) returns boolean language plpgsql as $$ begin raise 'evil'; end $$"
+        )
+        app.execute("create operator public.> (leftarg = varchar, rightarg = varchar, function = public.evil)")
+    with database.connect(autocommit=True) as admin:
+        for _ in range(2):
+            admin.execute(runtime.script("runtime.sql"))
+        admin.execute(runtime.script("upgrade/0001_runtime.sql"))
+        assert admin.execute("show search_path").fetchone() == ('"$user", public',)
+        admin.execute(runtime.script("uninstall.sql"))
+
+
 @pytest.mark.parametrize(("one", "other"), [(("a:", "b"), ("a", ":b")), (("a", ":b"), ("a:", "b"))])
 def test_no_two_people_share_a_spelling(one: tuple[str, str], other: tuple[str, str], database: Database) -> None:
     database.apply()

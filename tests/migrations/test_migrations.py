@@ -52,6 +52,7 @@ RESTING = {
         create trigger refusing before insert on notes for each row execute function rlskit.refuse_columns('owner')
     """,
     "username_of": "create table notes (owner text, shown text generated always as (rlskit.username_of(owner)) stored)",
+    "is_foreign": "create table notes (is_foreign bool default rlskit.is_foreign(0))",
     "version": "create view version as select * from rlskit.version",
     "schema": "create function rlskit.mine() returns int language sql return 1",
 }

@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 
 import rlskit
-from rlskit import TableRules, allow, canary, ddl
+from rlskit import TableRules, allow, as_user, canary, ddl
 from rlskit.errors import PlanError, UnsupportedRuleError
-from tests.support import Database
+from tests.support import BOB, Database
 
 TODO = TableRules("todo", allow.owner())
 PROOF = "prove on this server that rows can be given away, and that nobody sees more for it"
@@ -173,6 +173,32 @@ def test_another_way_to_keep_rows_is_refused(part: bool, database: Database) -> 
     )
     assert caught.value.hint == 'say reassign="explicit" or "never", or protect the owner column'
     database.apply(TableRules("todo", allow.owner(), reassign="explicit"))
+
+
+@pytest.mark.parametrize("part", ["partition", "child"])
+def test_a_foreign_table_that_becomes_a_part_shows_nothing_and_is_told(part: str, database: Database) -> None:
+    """Its rows have no place, as if they were not stored yet."""
+    file = database.server.running.directory / f"{database.name}.csv" if database.server.running.directory else None
+    assert file is not None
+    file.write_text("2,secret,a1f0::alice\n")
+    file.chmod(0o644)
+    database.execute(
+        "create table todo (id int, content text, owner text)"
+        + (" partition by list (id)" if part == "partition" else "")
+    )
+    database.apply(TODO)
+    with database.connect(autocommit=True) as admin:
+        admin.execute("create extension file_fdw; create server files foreign data wrapper file_fdw")
+        columns = "partition of todo for values in (2)" if part == "partition" else "() inherits (todo)"
+        admin.execute(f"create foreign table todo_2 {columns} server files options (filename '{file}', format 'csv')")
+        admin.execute(f"alter foreign table todo_2 owner to {database.owner}")
+        assert admin.execute("select count(*) from todo").fetchone() == (1,)
+    with database.connect_as_app() as conn, as_user(conn, BOB):
+        conn.execute("select set_config('rlskit.moving_to', 'a1f0::alice', true)")
+        assert conn.execute("select * from todo").fetchall() == []
+
+    with pytest.raises(PlanError, match=r"`public\.todo_2` is a part of table `public\.todo` and a foreign table"):
+        database.plan(TODO)
 
 
 def test_a_role_with_quotes_in_its_name(database: Database) -> None:

@@ -301,6 +301,37 @@ def test_an_identity_that_the_connection_cannot_spell_is_refused(todo: Database)
             assert conn.execute("select rlskit.identities()").fetchone() == (["é::'\\", "é", "'\\"],)
 
 
+def test_a_block_is_not_entered_while_something_is_still_being_read(todo: Database) -> None:
+    with todo.connect_as_app() as app:
+        guard(app)
+        stream = app.cursor().stream("select * from generate_series(1, 100000)")
+        next(stream)
+        with pytest.raises(TransactionInProgressError, match="still being read"), as_user(app, ALICE):
+            pass
+        stream.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("moment", ["_open", "_close"])
+def test_interrupted_between_two_steps_the_next_transaction_is_nobodys(
+    moment: str, app: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(as_user, moment)
+
+    def interrupted(block: Any) -> None:
+        monkeypatch.setattr(as_user, moment, original)
+        original(block)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(as_user, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt), as_user(app, ALICE) as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+
+    assert app.info.transaction_status == TransactionStatus.IDLE
+    assert "commit" not in vars(app)
+    assert count(app) == 0
+    assert app.execute("select current_setting('rlskit.sub', true)").fetchone() == ("",)
+
+
 def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:
     with pytest.raises(TypeError):
         as_user(app, ALICE)(print)  # type: ignore[operator]

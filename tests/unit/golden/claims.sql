@@ -121,9 +121,9 @@ create policy "rlskit_select" on "crm"."note"
   to "app_user"
   using (
     "editors" && array[(select rlskit.identity())]
-    or (ctid = '(4294967295,0)'::tid and ("editors" && array[current_setting('rlskit.moving_to', true)]))
+    or (ctid = '(4294967295,0)'::tid and ("editors" && array[current_setting('rlskit.moving_to', true)]) and not rlskit.is_foreign(tableoid))
   );
-call rlskit.mark('policy', '"crm"."note"', 'rlskit_select', '941740d5f89dc071');
+call rlskit.mark('policy', '"crm"."note"', 'rlskit_select', '39ccf3cc049f26e5');
 create policy "rlskit_update" on "crm"."note"
   as permissive for update
   to "app_user"
@@ -134,6 +134,35 @@ create policy "rlskit_update" on "crm"."note"
     cardinality("editors") > 0
   );
 call rlskit.mark('policy', '"crm"."note"', 'rlskit_update', '302ad56e348fbbe0');
+do $rlskit$
+declare
+  part regclass;
+  made record;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"crm"."note"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family join pg_class on oid = inhrelid where not relispartition
+  loop
+    for made in
+      select tgname from pg_trigger where tgrelid = part and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute format('drop trigger %I on %s', made.tgname, part);
+    end loop;
+    for made in
+      select tgname, pg_get_triggerdef(oid) as definition, split_part(obj_description(oid, 'pg_trigger'), ' ', 2) as wanted
+      from pg_trigger
+      where tgrelid = '"crm"."note"'::regclass and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute replace(made.definition, format(' ON %s FOR EACH ROW', '"crm"."note"'::regclass), format(' ON %s FOR EACH ROW', part));
+      call rlskit.mark('trigger', part, made.tgname, made.wanted);
+    end loop;
+  end loop;
+end
+$rlskit$;
 do $rlskit$
 declare
   given record;

@@ -38,9 +38,9 @@ create policy "rlskit_select" on "app"."todo"
   using (
     "owner" = any ((select rlskit.identities())::text[])
     or "editors" && (select rlskit.identities())::text[]
-    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true) or "editors" && array[current_setting('rlskit.moving_to', true)]))
+    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true) or "editors" && array[current_setting('rlskit.moving_to', true)]) and not rlskit.is_foreign(tableoid))
   );
-call rlskit.mark('policy', '"app"."todo"', 'rlskit_select', '1a2a70ea4a9df060');
+call rlskit.mark('policy', '"app"."todo"', 'rlskit_select', '44fc7fc6b8e28d76');
 create policy "rlskit_update" on "app"."todo"
   as permissive for update
   to "app_user"
@@ -52,6 +52,35 @@ create policy "rlskit_update" on "app"."todo"
     "owner" is not null or cardinality("editors") > 0
   );
 call rlskit.mark('policy', '"app"."todo"', 'rlskit_update', '951035c1ba5c5dc0');
+do $rlskit$
+declare
+  part regclass;
+  made record;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"app"."todo"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family join pg_class on oid = inhrelid where not relispartition
+  loop
+    for made in
+      select tgname from pg_trigger where tgrelid = part and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute format('drop trigger %I on %s', made.tgname, part);
+    end loop;
+    for made in
+      select tgname, pg_get_triggerdef(oid) as definition, split_part(obj_description(oid, 'pg_trigger'), ' ', 2) as wanted
+      from pg_trigger
+      where tgrelid = '"app"."todo"'::regclass and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute replace(made.definition, format(' ON %s FOR EACH ROW', '"app"."todo"'::regclass), format(' ON %s FOR EACH ROW', part));
+      call rlskit.mark('trigger', part, made.tgname, made.wanted);
+    end loop;
+  end loop;
+end
+$rlskit$;
 do $rlskit$
 declare
   given record;

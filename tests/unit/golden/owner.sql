@@ -34,9 +34,9 @@ create policy "rlskit_select" on "public"."todo"
   to "app_user"
   using (
     "owner" = any ((select rlskit.identities())::text[])
-    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true)))
+    or (ctid = '(4294967295,0)'::tid and ("owner" = current_setting('rlskit.moving_to', true)) and not rlskit.is_foreign(tableoid))
   );
-call rlskit.mark('policy', '"public"."todo"', 'rlskit_select', 'c449d49bba01d25e');
+call rlskit.mark('policy', '"public"."todo"', 'rlskit_select', '094ac1119405da20');
 create policy "rlskit_update" on "public"."todo"
   as permissive for update
   to "app_user"
@@ -47,6 +47,35 @@ create policy "rlskit_update" on "public"."todo"
     "owner" is not null
   );
 call rlskit.mark('policy', '"public"."todo"', 'rlskit_update', '50201e7d3dc4b61c');
+do $rlskit$
+declare
+  part regclass;
+  made record;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"public"."todo"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family join pg_class on oid = inhrelid where not relispartition
+  loop
+    for made in
+      select tgname from pg_trigger where tgrelid = part and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute format('drop trigger %I on %s', made.tgname, part);
+    end loop;
+    for made in
+      select tgname, pg_get_triggerdef(oid) as definition, split_part(obj_description(oid, 'pg_trigger'), ' ', 2) as wanted
+      from pg_trigger
+      where tgrelid = '"public"."todo"'::regclass and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute replace(made.definition, format(' ON %s FOR EACH ROW', '"public"."todo"'::regclass), format(' ON %s FOR EACH ROW', part));
+      call rlskit.mark('trigger', part, made.tgname, made.wanted);
+    end loop;
+  end loop;
+end
+$rlskit$;
 do $rlskit$
 declare
   given record;

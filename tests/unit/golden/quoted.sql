@@ -87,9 +87,9 @@ create policy "rlskit_select" on "Ünï"."select"
   to "app-user"
   using (
     "a\b%s{}" && (select rlskit.identities())::text[]
-    or (ctid = '(4294967295,0)'::tid and ("a\b%s{}" && array[current_setting('rlskit.moving_to', true)]))
+    or (ctid = '(4294967295,0)'::tid and ("a\b%s{}" && array[current_setting('rlskit.moving_to', true)]) and not rlskit.is_foreign(tableoid))
   );
-call rlskit.mark('policy', '"Ünï"."select"', 'rlskit_select', 'b7474e5203539e68');
+call rlskit.mark('policy', '"Ünï"."select"', 'rlskit_select', 'b53a2a32cb445e45');
 create policy "rlskit_update" on "Ünï"."select"
   as permissive for update
   to "app-user"
@@ -100,6 +100,35 @@ create policy "rlskit_update" on "Ünï"."select"
     cardinality("a\b%s{}") > 0
   );
 call rlskit.mark('policy', '"Ünï"."select"', 'rlskit_update', '2b9033a014306c7f');
+do $rlskit$
+declare
+  part regclass;
+  made record;
+begin
+  for part in
+    with recursive family as (
+      select inhrelid from pg_inherits where inhparent = '"Ünï"."select"'::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )
+    select inhrelid from family join pg_class on oid = inhrelid where not relispartition
+  loop
+    for made in
+      select tgname from pg_trigger where tgrelid = part and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute format('drop trigger %I on %s', made.tgname, part);
+    end loop;
+    for made in
+      select tgname, pg_get_triggerdef(oid) as definition, split_part(obj_description(oid, 'pg_trigger'), ' ', 2) as wanted
+      from pg_trigger
+      where tgrelid = '"Ünï"."select"'::regclass and obj_description(oid, 'pg_trigger') like 'rlskit %'
+    loop
+      execute replace(made.definition, format(' ON %s FOR EACH ROW', '"Ünï"."select"'::regclass), format(' ON %s FOR EACH ROW', part));
+      call rlskit.mark('trigger', part, made.tgname, made.wanted);
+    end loop;
+  end loop;
+end
+$rlskit$;
 do $rlskit$
 declare
   given record;
