@@ -11,6 +11,8 @@ try:
 except ImportError as error:
     raise ImportError("psycopg found no libpq; pip install 'rlskit[binary]' brings one") from error
 
+from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial
+from rlskit.errors import NotVisible
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.session import as_nobody, as_user, guard, scrub
@@ -22,17 +24,22 @@ if TYPE_CHECKING:
     from rlskit.scripter import sql
 
 __all__ = [
+    "ColumnDenied",
     "Identity",
+    "NotVisible",
     "Open",
     "Plan",
+    "RowDenied",
     "Rule",
     "Rules",
+    "TableDenied",
     "TableRules",
     "Unmanaged",
     "allow",
     "as_nobody",
     "as_user",
     "compile",
+    "denial",
     "guard",
     "load",
     "plan",

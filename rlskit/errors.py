@@ -17,10 +17,16 @@
     │  ├─ IdentityConflictError          E303
     │  ├─ TransactionInProgressError     E304
     │  └─ BypassingRoleError             E305   row security does not bind this login
-    └─ ServerError (RuntimeError)        E400   no throwaway PostgreSQL could be had
+    ├─ ServerError (RuntimeError)        E400   no throwaway PostgreSQL could be had
+    ├─ Denied (InsufficientPrivilege)    E500   the database refused: .table .operation .columns
+    │  ├─ RowDenied                      E501   a row that the caller may not write
+    │  ├─ ColumnDenied                   E502   a column that the caller may not write in this row
+    │  └─ TableDenied                    E503   a privilege that the application's role lacks
+    └─ NotVisible (LookupError)          E600   no row came where one was expected
 
-What the database itself refuses stays the driver's own exception. A message is one line, lower case, without a final
-period, with the user's words in backticks; it never holds a value of a row or a password. The way out is in ``.hint``.
+Denied and its kinds are psycopg's exceptions too, so they stand in ``rlskit.denials``: nothing here needs a driver. What else the
+database raises stays the driver's own. A message is one line, lower case, without a final period, with the user's words in backticks,
+but where it is PostgreSQL's; it never holds a value of a row or a password. The way out is in ``.hint``.
 """
 
 from __future__ import annotations
@@ -168,3 +174,17 @@ class ServerError(RlskitError, RuntimeError):
     """No PostgreSQL server could be had or started."""
 
     code = "E400"
+
+
+class NotVisible(RlskitError, LookupError):
+    """No row came where one was expected. The database raises nothing then, and what expected the row raises this."""
+
+    code = "E600"
+
+    def __init__(
+        self,
+        message: str = "no such row, or none that the caller may reach",
+        *,
+        hint: str = "it is not there, or no rule that names the caller in it allows this: the database does not tell which",
+    ) -> None:
+        super().__init__(message, hint=hint)

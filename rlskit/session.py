@@ -12,12 +12,13 @@ from typing import Any, Generic, NoReturn, Protocol, TypeAlias, TypeVar, overloa
 from weakref import WeakKeyDictionary, WeakSet
 
 from psycopg import AsyncConnection, AsyncTransaction, Connection, Transaction
-from psycopg.errors import error_from_result
+from psycopg.errors import InsufficientPrivilege, error_from_result
 from psycopg.generators import execute
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.rows import namedtuple_row
 
 from rlskit import runtime
+from rlskit.denials import denial
 from rlskit.errors import (
     BypassingRoleError,
     IdentityConflictError,
@@ -123,8 +124,10 @@ class _Block(Generic[Source_co]):
                     raise
         except BaseException as failure:
             self._give_back(failure)
+            _name_denial(failure)
             raise
         self._give_back(error)
+        _name_denial(error)
 
     def _give_back(self, error: BaseException | None) -> None:
         lease, self._lease, self._conn = self._lease, None, None
@@ -189,8 +192,10 @@ class _Block(Generic[Source_co]):
                     raise
         except BaseException as failure:
             await self._agive_back(failure)
+            _name_denial(failure)
             raise
         await self._agive_back(error)
+        _name_denial(error)
 
     async def _agive_back(self, error: BaseException | None) -> None:
         lease, self._lease, self._conn = self._lease, None, None
@@ -351,6 +356,13 @@ def _half_way() -> TransactionInProgressError:
     )
 
 
+def _name_denial(error: BaseException | None) -> None:
+    """Raise by its name what the database refused. Anything else, and what has its name already, is left to go its way."""
+    found = denial(error) if isinstance(error, InsufficientPrivilege) else None
+    if found is not None and found is not error:
+        raise found from error
+
+
 _ENDING = "leave commit and rollback to the block: it commits at its end, and rolls back on an error"
 
 
@@ -365,7 +377,8 @@ class as_user(_Block[Source_co]):
     """``with as_user(conn, identity) as conn``: one transaction in which ``identity`` asks; committed at the end.
 
     The first argument is an idle psycopg connection, autocommit or not, or a pool that lends one; ``async with`` takes an AsyncConnection or
-    an AsyncConnectionPool. Isolation level, read-only and deferrable of the connection hold. An error rolls back and goes on its way.
+    an AsyncConnectionPool. Isolation level, read-only and deferrable of the connection hold. An error rolls back and goes on its way; what the
+    database refused is raised by its name, from the driver's exception: RowDenied, ColumnDenied or TableDenied. Inside, ``denial`` tells it.
     ``role`` is taken on for the transaction, where the login has it. Inside, the same identity again is a savepoint. Cursors WITH HOLD
     that were open are closed.
 

@@ -16,7 +16,20 @@ from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 import rlskit
-from rlskit import Identity, Open, Plan, Rule, Rules, TableRules, Unmanaged, allow
+from rlskit import (
+    ColumnDenied,
+    Identity,
+    NotVisible,
+    Open,
+    Plan,
+    RowDenied,
+    Rule,
+    Rules,
+    TableDenied,
+    TableRules,
+    Unmanaged,
+    allow,
+)
 from rlskit.state import State
 from rlskit.steps import Step
 
@@ -164,6 +177,35 @@ def a_pool_lends(dsn: str) -> None:
     with pool, rlskit.as_user(pool, alice) as conn:
         assert_type(conn, Connection[TupleRow])
     AsyncConnectionPool(dsn, open=False, configure=rlskit.guard, reset=rlskit.scrub)
+
+
+def a_refusal_has_a_name(conn: Connection[TupleRow], alice: Identity) -> str:
+    """What catches the driver's exception catches it, and it tells more."""
+    try:
+        with rlskit.as_user(conn, alice) as inside:
+            try:
+                with inside.transaction():
+                    inside.execute("select * from todo")
+            except psycopg.errors.InsufficientPrivilege as error:
+                assert_type(rlskit.denial(error), RowDenied | ColumnDenied | TableDenied | None)
+    except RowDenied as error:
+        assert_type(error.table, str | None)
+        assert_type(error.operation, Literal["create", "read", "update", "delete"] | None)
+        return error.hint
+    except (ColumnDenied, TableDenied) as error:
+        assert_type(error.columns, tuple[str, ...])
+        caught: psycopg.errors.InsufficientPrivilege = error
+        return f"{error.code} {error.message} {caught.diag.message_primary} {caught.sqlstate}"
+    except NotVisible as error:
+        missing: LookupError = error
+        return f"{error.code} {error.hint} {missing}"
+    raise NotVisible
+
+
+def mistakes_with_refusals(error: RowDenied) -> None:
+    error.operation = "select"  # type: ignore[assignment]
+    rlskit.denial("permission denied")  # type: ignore[arg-type]
+    rlskit.denial(None)  # type: ignore[arg-type]
 
 
 async def mistakes_in_waiting(conn: Connection[TupleRow], other: AsyncConnection[TupleRow], alice: Identity) -> None:

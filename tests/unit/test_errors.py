@@ -11,13 +11,20 @@ from typing import cast
 
 import pytest
 
-from rlskit import errors
-from rlskit.errors import RlskitError, RuleFileError
+from rlskit import denials, errors
+from rlskit.errors import NotVisible, RlskitError, RuleFileError
 
+# What is the driver's besides stands in a module of its own, and in the same drawing.
 CLASSES = cast(
     list[type[RlskitError]],
-    [each for _, each in inspect.getmembers(errors, inspect.isclass) if each.__module__ == errors.__name__],
+    [
+        each
+        for module in (errors, denials)
+        for _, each in inspect.getmembers(module, inspect.isclass)
+        if each.__module__ == module.__name__
+    ],
 )
+OURS = {each.__name__ for each in CLASSES}
 
 
 def made(kind: type[RlskitError], message: str = "no way", hint: str = "") -> RlskitError:
@@ -25,7 +32,7 @@ def made(kind: type[RlskitError], message: str = "no way", hint: str = "") -> Rl
 
 
 def drawn() -> Iterator[tuple[str, str | None, str | None, str]]:
-    """The lines of the drawing: name, name of the parent, built-in base, code (empty for the root)."""
+    """The lines of the drawing: name, name of the parent, base that is not ours, code (empty for the root)."""
     above: list[str] = []
     for line in (inspect.getdoc(errors) or "").splitlines():
         if found := re.fullmatch(
@@ -42,8 +49,8 @@ def declared() -> Iterator[tuple[str, str | None, str | None, str]]:
     """The same of the classes."""
     for each in CLASSES:
         names = [base.__name__ for base in each.__bases__]
-        ours = [name for name in names if hasattr(errors, name)]
-        builtin = [name for name in names if not hasattr(errors, name) and name != "Exception"]
+        ours = [name for name in names if name in OURS]
+        builtin = [name for name in names if name not in OURS and name != "Exception"]
         code = each.code if each is not RlskitError else ""
         yield each.__name__, ours[0] if ours else None, builtin[0] if builtin else None, code
 
@@ -80,6 +87,11 @@ def test_codes_are_stable() -> None:
         "TransactionInProgressError": "E304",
         "BypassingRoleError": "E305",
         "ServerError": "E400",
+        "Denied": "E500",
+        "RowDenied": "E501",
+        "ColumnDenied": "E502",
+        "TableDenied": "E503",
+        "NotVisible": "E600",
     }
 
 
@@ -178,3 +190,13 @@ def test_every_code_has_a_section_in_the_documentation() -> None:
     documented = re.findall(r"^## (E\d+) (\w+)$", page, re.MULTILINE)
 
     assert documented == [(code, name) for name, _, _, code in drawn() if code]
+
+
+def test_what_is_not_visible_says_so_by_itself() -> None:
+    error = NotVisible()
+
+    assert str(error) == (
+        "no such row, or none that the caller may reach\n"
+        "hint: it is not there, or no rule that names the caller in it allows this: the database does not tell which"
+    )
+    assert isinstance(error, LookupError)

@@ -44,6 +44,7 @@ ORDER = [
     "scripter",
     "auditor",
     "backfiller",
+    "denials",
     "session",
     "__init__",
     "_reaper",
@@ -59,6 +60,7 @@ DOORS = {
         "__init__",
         *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter", "session"),
         *("auditor", "backfiller", "server", "demo", "cli"),
+        "denials",  # what it makes of the driver's exceptions is caught as they are
     },
     "typer": {"cli"},
     "rich": {"cli"},
