@@ -41,11 +41,14 @@ def pytest_report_header() -> str:
     return "PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())
 
 
+COUNTED = {"amplify_cases": "recorded decisions", "differential_steps": "statements held against the reference"}
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed"):
         for name, number in report.user_properties:
-            if name == "amplify_cases":
-                terminalreporter.write_line(f"{report.nodeid}: {number} recorded decisions")
+            if name in COUNTED:
+                terminalreporter.write_line(f"{report.nodeid}: {number} {COUNTED[name]}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
