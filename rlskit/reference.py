@@ -67,7 +67,11 @@ def create(
 
 
 def update(rules: TableRules, who: Identity | None, row: Row, changes: Row) -> Decision:
-    """What an UPDATE that sets ``changes`` does to ``row``. A column that is set to the value it had counts as well."""
+    """What an UPDATE that sets ``changes`` does to ``row``. A column that is set to the value it had counts as well.
+
+    The UPDATE finds its row by the key. One that reads no column at all is not held against the SELECT policy: under ``reassign="explicit"`` it
+    gives away all that is the caller's.
+    """
     updaters = _on_any_column(rules, "update")
     for column in changes:
         if not _on_column(rules, column, "update"):

@@ -77,7 +77,6 @@ def _mutations() -> Iterator[tuple[str, Mutation]]:
     for event in ("insert", "update"):
         yield f"trigger: no guard of {event}", _drop(Trigger, function=GUARD_FUNCTION, event=event)
         yield f"trigger: guard of {event} without its first person", _guard(event)
-        yield f"trigger: guard of {event} refuses everybody", _guard_of_everybody(event)
 
 
 def _drop(kind: type[TableObject], **attributes: object) -> Mutation:
@@ -131,14 +130,6 @@ def _guard(event: str) -> Mutation:
                 each, when=StrangerTo(each.when.version, each.when.terms[1:]) if each.when.terms[1:] else each.when
             )
         return each
-
-    return mutation
-
-
-def _guard_of_everybody(event: str) -> Mutation:
-    def mutation(each: TableObject) -> TableObject | None:
-        hit = isinstance(each, Trigger) and each.event == event and isinstance(each.when, StrangerTo)
-        return replace(each, when="true") if hit else each  # type: ignore[type-var]
 
     return mutation
 
