@@ -84,13 +84,14 @@ class _Block(Generic[Source_co]):
             _check_read(self._conn)
             guard(self._conn)
             if _is_inside(self._conn, self._settings):
-                self._savepoint = Transaction(self._conn)
-                self._savepoint.__enter__()
+                savepoint = Transaction(self._conn)
+                savepoint.__enter__()
+                self._savepoint = savepoint
                 return self._conn
             with self._conn.lock:
                 _check_idle(self._conn)
                 try:
-                    self._conn.wait(_begin(self._conn, self._settings))
+                    self._conn.wait(_say(self._conn, _beginning(self._conn, self._settings)))
                     self._open()
                 except BaseException:
                     self._close()
@@ -152,13 +153,14 @@ class _Block(Generic[Source_co]):
             _check_read(self._conn)
             await guard(self._conn)
             if _is_inside(self._conn, self._settings):
-                self._savepoint = AsyncTransaction(self._conn)
-                await self._savepoint.__aenter__()
+                savepoint = AsyncTransaction(self._conn)
+                await savepoint.__aenter__()
+                self._savepoint = savepoint
                 return self._conn
             async with self._conn.lock:
                 _check_idle(self._conn)
                 try:
-                    await self._conn.wait(_begin(self._conn, self._settings))
+                    await self._conn.wait(_say(self._conn, _beginning(self._conn, self._settings)))
                     self._open()
                 except BaseException:
                     self._close()
@@ -253,14 +255,6 @@ def _check_idle(conn: AnyConnection) -> None:
         )
 
 
-def _begin(conn: AnyConnection, settings: dict[str, str]) -> Generator[Any, Any, None]:
-    """Open the transaction and write the settings in one message, so that an identity costs no round trip of its own.
-
-    psycopg sends BEGIN by itself and alone; this message is sent beside it, and psycopg finds the transaction open. The connection's lock is held.
-    """
-    yield from _say(conn, _message(conn, settings))
-
-
 def _say(conn: AnyConnection, message: bytes) -> Generator[Any, Any, None]:
     """Send it as it is, beside what psycopg sends by itself. The connection's lock is held."""
     conn.pgconn.send_query(message)
@@ -269,7 +263,11 @@ def _say(conn: AnyConnection, message: bytes) -> Generator[Any, Any, None]:
         raise error_from_result(results[-1], encoding=conn.info.encoding)
 
 
-def _message(conn: AnyConnection, settings: dict[str, str]) -> bytes:
+def _beginning(conn: AnyConnection, settings: dict[str, str]) -> bytes:
+    """The message that opens the transaction and writes the settings: one, so that an identity costs no round trip of its own.
+
+    psycopg sends BEGIN by itself and alone; after this message it finds the transaction open.
+    """
     parts = ["begin"]
     if conn.isolation_level is not None:
         parts.append("isolation level " + conn.isolation_level.name.replace("_", " "))

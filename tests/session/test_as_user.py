@@ -332,6 +332,21 @@ def test_interrupted_between_two_steps_the_next_transaction_is_nobodys(
     assert app.execute("select current_setting('rlskit.sub', true)").fetchone() == ("",)
 
 
+def test_a_savepoint_that_was_never_made_is_not_ended_later(
+    app: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = as_user(app, ALICE)
+    with as_user(app, ALICE), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(psycopg.Transaction, "__enter__", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        inner.__enter__()
+
+    with inner as conn:
+        conn.execute("insert into todo (content) values ('milk')")
+    assert app.info.transaction_status == TransactionStatus.IDLE
+    with as_user(app, ALICE) as conn:
+        assert count(conn) == 1
+
+
 def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:
     with pytest.raises(TypeError):
         as_user(app, ALICE)(print)  # type: ignore[operator]
