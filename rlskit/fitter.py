@@ -175,10 +175,8 @@ def _fit_table(facts: TableFacts, objects: Iterable[TableObject], family: list[T
 
 def _check_storage(policy: Policy, parts: Iterable[TableFacts]) -> None:
     """What a row version has for a place before it is stored is known of PostgreSQL's own tables only."""
-    if not isinstance(policy.using, AnyOf) or not any(isinstance(term, MovingAway) for term in policy.using.terms):
-        return
     for part in parts:
-        if part.kind == "table" and part.access_method != "heap":
+        if policy.lets_go and part.kind == "table" and part.access_method != "heap":
             raise UnsupportedRuleError(
                 f"table `{part.name}` keeps its rows by the access method `{part.access_method}`, "
                 "under which a plain UPDATE cannot give them away",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from psycopg.sql import SQL, Identifier, Literal
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from rlskit import compiler, ddl, runtime
 from rlskit.names import QualifiedName
@@ -22,6 +22,14 @@ set client_min_messages = warning;
 set search_path = pg_catalog, pg_temp;
 """
 
+# Every partition and child of a table, however deep.
+_FAMILY = """\
+with recursive family as (
+      select inhrelid from pg_inherits where inhparent = {table}::regclass
+      union
+      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
+    )"""
+
 # PostgreSQL copies row triggers down to partitions, but not to children that inherit.
 _CHILDREN = """\
 declare
@@ -29,11 +37,7 @@ declare
   made record;
 begin
   for part in
-    with recursive family as (
-      select inhrelid from pg_inherits where inhparent = {table}::regclass
-      union
-      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
-    )
+    {family}
     select inhrelid from family join pg_class on oid = inhrelid where not relispartition
   loop
     for made in
@@ -81,11 +85,7 @@ declare
   part regclass;
 begin
   for part in
-    with recursive family as (
-      select inhrelid from pg_inherits where inhparent = {table}::regclass
-      union
-      select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
-    )
+    {family}
     select inhrelid from family
   loop
     execute format('alter table %s enable row level security', part);
@@ -166,10 +166,14 @@ def _statements(table: QualifiedName, objects: list[TableObject], role: str) -> 
             case _:
                 yield from map(ddl.text, ddl.create(each))
     if any(isinstance(each, Trigger) for each in objects):
-        yield ddl.block(ddl.text(SQL(_CHILDREN).format(table=Literal(ddl.text(name)))))
+        yield ddl.block(ddl.text(SQL(_CHILDREN).format(table=Literal(ddl.text(name)), family=_family(name))))
     grants = [each for each in objects if isinstance(each, Grant)]
     yield _grants(name, [each for each in grants if each.columns is not None], role)
     yield from (ddl.text(statement) for each in grants if each.columns is None for statement in ddl.create(each))
+
+
+def _family(name: Identifier) -> Composed:
+    return SQL(_FAMILY).format(table=Literal(ddl.text(name)))
 
 
 def _trigger(name: Identifier, trigger: Trigger) -> str:
@@ -202,6 +206,7 @@ def _grants(name: Identifier, grants: list[Grant], role: str) -> str:
     ]
     body = SQL(_GRANTS).format(
         table=Literal(ddl.text(name)),
+        family=_family(name),
         role=Literal(role),
         rows=SQL(", ").join(rows) if rows else SQL("(null, null, null::text[])"),
         inserts=Literal(any(each.privilege == "insert" for each in grants)),

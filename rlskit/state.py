@@ -211,6 +211,11 @@ class Policy(TableObject):
 
     kind: ClassVar[str] = "policy"
 
+    @property
+    def lets_go(self) -> bool:
+        """Whether it rests on telling a row version that is not stored yet, so that an UPDATE may hand a row to somebody else."""
+        return isinstance(self.using, AnyOf) and any(isinstance(term, MovingAway) for term in self.using.terms)
+
     def _own_key(self) -> tuple[str, ...]:
         return (self.name,)
 

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import rlskit
-from rlskit import Identity, Rules, TableRules
+from rlskit import Identity, Rules, TableRules, as_user
 from rlskit.server import Running
 
 ALICE = Identity(sub="a1f0", username="alice", claims={"email": "alice@example.com"})
@@ -113,6 +113,14 @@ class Database:
         """What is really stored: read past row security."""
         with self.connect() as conn:
             return conn.execute(query, parameters).fetchall()
+
+
+def perform(database: Database, who: Identity, *statements: str, parameters: Sequence[object] | None = None) -> Any:
+    """As the application's login, in one transaction of ``who``; what the last statement returned, or how many rows it touched."""
+    with database.connect_as_app() as conn, as_user(conn, who):
+        for statement in statements:
+            cursor = conn.execute(statement, parameters)  # type: ignore[call-overload]
+        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def assert_ordinary(conn: psycopg.Connection[Any]) -> None:

@@ -12,7 +12,7 @@ from psycopg.errors import InsufficientPrivilege, UndefinedColumn
 
 import rlskit
 from rlskit import Identity, TableRules, allow, as_user
-from tests.support import ALICE, BOB, CAROL, Database, full
+from tests.support import ALICE, BOB, CAROL, Database, full, perform
 
 EDITORS = allow.owners_defined_in("editors")
 ITEM = TableRules(
@@ -33,12 +33,6 @@ def item(database: Database) -> Database:
         database, ALICE, "insert into item (id, title, content, price, editors) values (1, 'hers', 'x', 7, '{bob}')"
     )
     return database
-
-
-def perform(database: Database, who: Identity, statement: str) -> Any:
-    with database.connect_as_app() as conn, as_user(conn, who):
-        cursor = conn.execute(statement)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def refused(database: Database, who: Identity, statement: str) -> psycopg.errors.Diagnostic:

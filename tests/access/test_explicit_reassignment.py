@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
-from rlskit import Identity, TableRules, allow, as_user
-from tests.support import ALICE, BOB, CAROL, Database, full
+from rlskit import Identity, TableRules, allow
+from tests.support import ALICE, BOB, CAROL, Database, full, perform
 
 TODO = TableRules("todo", allow.owner(), allow.owners_defined_in("editors"), reassign="explicit")
 
@@ -26,14 +26,8 @@ def todo(database: Database) -> Database:
     return database
 
 
-def perform(database: Database, who: Identity, statement: str, parameters: Any = None) -> Any:
-    with database.connect_as_app() as conn, as_user(conn, who):
-        cursor = conn.execute(statement, parameters)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
-
-
 def reassign(database: Database, who: Identity, key: str, column: str, owner: Any) -> Any:
-    return perform(database, who, "select rlskit.reassign('todo', %s, %s, %s)", [key, column, owner])
+    return perform(database, who, "select rlskit.reassign('todo', %s, %s, %s)", parameters=[key, column, owner])
 
 
 def test_a_plain_update_does_not_give_a_row_away(todo: Database) -> None:

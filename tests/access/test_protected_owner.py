@@ -10,7 +10,7 @@ import pytest
 
 from rlskit import Identity, Rules, TableRules, allow, as_user, compile, sql
 from rlskit.state import AllBut, Grant, MovingAway, Policy, Trigger
-from tests.support import ALICE, BOB, CAROL, Database, Server, fresh_database, full
+from tests.support import ALICE, BOB, CAROL, Database, Server, fresh_database, full, perform
 
 alice, bob, carol = map(full, (ALICE, BOB, CAROL))
 
@@ -41,12 +41,6 @@ def tables(shared: Database) -> Database:
             admin.execute(f"delete from {table}")
             admin.execute(f"insert into {table} (id, content, {column}) values (1, 'a', {first}), (2, 'b', {second})")
     return shared
-
-
-def perform(database: Database, who: Identity, statement: str) -> Any:
-    with database.connect_as_app() as conn, as_user(conn, who):
-        cursor = conn.execute(statement)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def assert_denied(database: Database, statements: Iterable[str]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import psycopg
 import pytest
 from psycopg import Rollback
 
 from rlskit import Identity, TableRules, allow, as_user
-from tests.support import ALICE, BOB, CAROL, Database, Server, fresh_database, full
+from tests.support import ALICE, BOB, CAROL, Database, Server, fresh_database, full, perform
 
 alice, bob, carol = map(full, (ALICE, BOB, CAROL))
 
@@ -49,14 +48,6 @@ def tables(shared: Database) -> Database:
     with shared.connect(autocommit=True) as admin:
         admin.execute("; ".join(ROWS))
     return shared
-
-
-def perform(database: Database, who: Identity, *statements: str) -> Any:
-    """As the application's login, in one transaction; what the last statement returned, or how many rows it touched."""
-    with database.connect_as_app() as conn, as_user(conn, who):
-        for statement in statements:
-            cursor = conn.execute(statement)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def seen(database: Database, table: str = "todo", people: Sequence[Identity] = (ALICE, BOB, CAROL)) -> list[list[int]]:

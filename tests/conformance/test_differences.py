@@ -9,7 +9,7 @@ import pytest
 
 from rlskit import Identity, Rules, TableRules, allow, as_user, compile
 from rlskit.errors import InvalidIdentityError, RuleError, UnsupportedRuleError
-from tests.support import ALICE, BOB, Database, full
+from tests.support import ALICE, BOB, Database, full, perform
 
 
 @pytest.fixture
@@ -19,12 +19,6 @@ def todo(database: Database) -> Database:
     with database.connect_as_app() as conn, as_user(conn, ALICE):
         conn.execute("insert into todo (content) values ('hers')")
     return database
-
-
-def perform(database: Database, who: Identity, statement: str) -> Any:
-    with database.connect_as_app() as conn, as_user(conn, who):
-        cursor = conn.execute(statement)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 @pytest.mark.parametrize(
