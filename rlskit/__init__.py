@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise ImportError("psycopg found no libpq; pip install 'rlskit[binary]' brings one") from error
 
-from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial
+from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial, expect_row
 from rlskit.errors import NotVisible
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
@@ -40,6 +40,7 @@ __all__ = [
     "as_user",
     "compile",
     "denial",
+    "expect_row",
     "guard",
     "load",
     "plan",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 from psycopg.errors import Diagnostic, InsufficientPrivilege
 from psycopg.pq import DiagnosticField
 
-from rlskit.errors import RlskitError
+from rlskit.errors import NotVisible, RlskitError
 from rlskit.vocabulary import Operation
 
 # What is kept of PostgreSQL's report. Detail, context and internal query may hold values of rows, and are left with the driver's exception.
@@ -88,6 +88,30 @@ def denial(error: BaseException) -> Denial | None:
                 found.__cause__ = each
             return found
     return None
+
+
+class Counted(Protocol):
+    """What knows how many rows a statement touched or found: a psycopg cursor, sync or async, and SQLAlchemy's result of a statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows; negative where that is not known."""
+
+
+Result = TypeVar("Result", bound=Counted)
+
+
+def expect_row(result: Result) -> Result:
+    """Return ``result`` as it is, where its statement touched or found a row: ``expect_row(conn.execute("update …"))``.
+
+    Raises NotVisible where there was none: then the row is not there, or the caller may not reach it. Raises TypeError where the number
+    of rows is not known, as for a server-side cursor.
+    """
+    if result.rowcount < 0:
+        raise TypeError(f"`{type(result).__name__}` does not know how many rows there are")
+    if result.rowcount == 0:
+        raise NotVisible
+    return result
 
 
 def _unwrapped(error: BaseException) -> Iterator[BaseException]:

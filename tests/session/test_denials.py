@@ -17,7 +17,19 @@ from psycopg.errors import InsufficientPrivilege
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from rlskit import ColumnDenied, RowDenied, TableDenied, allow, as_nobody, as_user, denial, guard, scrub
+from rlskit import (
+    ColumnDenied,
+    NotVisible,
+    RowDenied,
+    TableDenied,
+    allow,
+    as_nobody,
+    as_user,
+    denial,
+    expect_row,
+    guard,
+    scrub,
+)
 from rlskit.denials import Denial
 from rlskit.rules import TableRules
 from tests.support import ALICE, BOB, Database
@@ -404,3 +416,28 @@ def test_the_usual_except_still_catches(todo: Database) -> None:
 
     assert told.startswith("permission denied for table closed\n")
     assert isinstance(app, Connection)
+
+
+def test_a_row_that_is_expected_and_does_not_come_is_not_visible(todo: Database) -> None:
+    """The database raises nothing for another's row, and the same for one that is not there."""
+    statements = (
+        "update note set content = 'new' where id = %s",
+        "delete from note where id = %s",
+        "select id from note where id = %s",
+    )
+    with todo.connect_as_app() as conn, as_user(conn, ALICE):
+        conn.execute("insert into note (id, content) values (7, 'old')")
+    with todo.connect_as_app() as conn, as_user(conn, BOB):
+        for statement in statements:
+            for number in (7, 4711):
+                with pytest.raises(NotVisible):
+                    expect_row(conn.execute(statement, [number]))
+    with todo.connect_as_app() as conn, as_user(conn, ALICE):
+        assert expect_row(conn.execute("select content from note where id = %s", [7])).fetchall() == [("old",)]
+
+
+def test_a_cursor_that_does_not_count_is_no_answer(todo: Database) -> None:
+    with todo.connect_as_app() as conn, as_user(conn, ALICE), conn.cursor("named") as cursor:
+        cursor.execute("select id from todo")
+        with pytest.raises(TypeError, match="ServerCursor"):
+            expect_row(cursor)

@@ -188,6 +188,7 @@ def a_refusal_has_a_name(conn: Connection[TupleRow], alice: Identity) -> str:
                     inside.execute("select * from todo")
             except psycopg.errors.InsufficientPrivilege as error:
                 assert_type(rlskit.denial(error), RowDenied | ColumnDenied | TableDenied | None)
+            assert_type(rlskit.expect_row(inside.execute("select 1")), psycopg.Cursor[tuple[Any, ...]])
     except RowDenied as error:
         assert_type(error.table, str | None)
         assert_type(error.operation, Literal["create", "read", "update", "delete"] | None)

@@ -21,7 +21,7 @@ CLASSES = cast(
         each
         for module in (errors, denials)
         for _, each in inspect.getmembers(module, inspect.isclass)
-        if each.__module__ == module.__name__
+        if each.__module__ == module.__name__ and issubclass(each, Exception)
     ],
 )
 OURS = {each.__name__ for each in CLASSES}
