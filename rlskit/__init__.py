@@ -13,9 +13,11 @@ except ImportError as error:
 
 from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial, expect_row
 from rlskit.errors import NotVisible
+from rlskit.gatekeeper import guard, scrub
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
-from rlskit.session import as_nobody, as_user, guard, scrub
+from rlskit.session import as_nobody, as_user, bypass
+from rlskit.signing import SigningKey
 
 if TYPE_CHECKING:
     from rlskit.compiler import compile
@@ -32,12 +34,14 @@ __all__ = [
     "RowDenied",
     "Rule",
     "Rules",
+    "SigningKey",
     "TableDenied",
     "TableRules",
     "Unmanaged",
     "allow",
     "as_nobody",
     "as_user",
+    "bypass",
     "compile",
     "denial",
     "expect_row",

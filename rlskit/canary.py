@@ -13,6 +13,14 @@ from rlskit.state import Default, Policy, RowSecurity, Trigger
 _TABLE = """\
 begin;
 set local search_path = pg_catalog, pg_temp;
+-- It asks as people whom nobody signs for; what is required of others stays as it is.
+do $$
+begin
+  if rlskit.is_signed() then
+    call rlskit.require_signatures(false);
+  end if;
+end
+$$;
 create temporary table rlskit_canary (id int, owner text, owners text[]) on commit drop;
 grant select, insert, update, delete on pg_temp.rlskit_canary to public;
 select set_config('rlskit.canary_role', {}, true);

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC
 from enum import StrEnum
 from importlib.metadata import version as distribution_version
 from itertools import groupby
@@ -20,12 +21,13 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rlskit import auditor, backfiller, installer, planner, scripter, server
+from rlskit import auditor, backfiller, installer, keyring, planner, scripter, server
 from rlskit import demo as story
 from rlskit.auditor import Audit
 from rlskit.errors import RlskitError
 from rlskit.loader import load
 from rlskit.planner import Plan
+from rlskit.signing import SigningKey
 from rlskit.words import counted
 
 app = typer.Typer(
@@ -55,6 +57,13 @@ class Spelling(StrEnum):
     full = "full"
     sub = "sub"
     username = "username"
+
+
+class Mode(StrEnum):
+    """Whether a database takes signed identities only."""
+
+    plain = "plain"
+    signed = "signed"
 
 
 RulesOption = Annotated[
@@ -202,10 +211,17 @@ def owners(
 
 
 @app.command("install")
-def install(dsn: DsnOption = "", lock_timeout: LockTimeoutOption = 5.0) -> None:
+def install(
+    dsn: DsnOption = "",
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", help="Whether identities have to be signed; without it that stays as it is."),
+    ] = None,
+    lock_timeout: LockTimeoutOption = 5.0,
+) -> None:
     """Put the schema rlskit into a database, or upgrade it. `apply` does it too; this is for a DBA."""
     with _connected(dsn) as conn:
-        done = installer.install(conn, lock_timeout=lock_timeout)
+        done = installer.install(conn, mode=mode.value if mode else None, lock_timeout=lock_timeout)
     out.print("\n".join(step.says for step in done) or "The schema rlskit is there, and current.", markup=False)
 
 
@@ -229,6 +245,61 @@ def uninstall(
             _confirm(yes, "Take the schema rlskit away?")
         installer.uninstall(conn)
     out.print("The schema rlskit is gone.")
+
+
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The keys that identities are signed with.")
+app.add_typer(keys, name="keys")
+
+
+@keys.command("add")
+def add_key(
+    dsn: DsnOption = "",
+    name: Annotated[
+        str, typer.Option("--name", help="Its name; a random one, if none is given.", show_default=False)
+    ] = "",
+) -> None:
+    """Make a key, let the database accept it, and print it: once, and nowhere else.
+
+    Alone on stdout stands the text that the application gives to rlskit.guard(…, key=…). The keys that are there stay accepted.
+    """
+    key = SigningKey.generate(name or None)
+    with _connected(dsn) as conn:
+        keyring.add(conn, key)
+    _progress(
+        f"The database accepts what key {key.kid} signs. Keep it where the application's other secrets are; it is not shown again."
+    )
+    typer.echo(key.export())
+
+
+@keys.command("list")
+def list_keys(dsn: DsnOption = "", format: FormatOption = Format.text) -> None:
+    """List the keys that the database accepts: their names, and since when. Never their secrets."""
+    with _connected(dsn) as conn:
+        known = keyring.known(conn)
+    if format is Format.json:
+        typer.echo(
+            json.dumps([{"kid": each.kid, "created_at": each.created_at.isoformat()} for each in known], indent=2)
+        )
+        return
+    for each in known:
+        out.print(f"{each.kid:32}  {each.created_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC", markup=False)
+    if not known:
+        out.print("There is no key: where identities have to be signed, everybody is nobody.")
+
+
+@keys.command("retire")
+def retire_key(
+    kid: Annotated[str, typer.Argument(help="The name of the key.", metavar="NAME", show_default=False)],
+    dsn: DsnOption = "",
+    yes: YesOption = False,
+) -> None:
+    """Accept a key no more, from this moment on. Give the applications their new one before."""
+    with _connected(dsn) as conn:
+        others = [each.kid for each in keyring.known(conn) if each.kid != kid]
+        left = f"{counted(len(others), 'other key')} stay" if others else "No other key is there"
+        _confirm(yes, f"{left}: whoever signs with {kid} is refused at once. Retire it?")
+        keyring.retire(conn, kid)
+    out.print(f"Key {kid} is accepted no more.", markup=False)
 
 
 def main() -> NoReturn:

@@ -16,7 +16,9 @@
     │  ├─ MissingIdentityError           E302
     │  ├─ IdentityConflictError          E303
     │  ├─ TransactionInProgressError     E304
-    │  └─ BypassingRoleError             E305   row security does not bind this login
+    │  ├─ BypassingRoleError             E305   row security does not bind this login
+    │  ├─ SigningKeyError                E306   identities are to be signed, and there is no key for it
+    │  └─ BypassError                    E307   a bypass without a reason, inside another, too long, or of nothing
     ├─ ServerError (RuntimeError)        E400   no throwaway PostgreSQL could be had
     ├─ Denied (InsufficientPrivilege)    E500   the database refused: .table .operation .columns
     │  ├─ RowDenied                      E501   a row that the caller may not write
@@ -168,6 +170,18 @@ class BypassingRoleError(IdentityError):
     """Row security does not bind this login, or the login could lift it."""
 
     code = "E305"
+
+
+class SigningKeyError(IdentityError):
+    """The key for signing identities is missing, is none, or is not accepted by this database."""
+
+    code = "E306"
+
+
+class BypassError(IdentityError):
+    """A bypass of the rules that cannot be one: without a reason, inside another, longer than its time, or by a login that is bound."""
+
+    code = "E307"
 
 
 class ServerError(RlskitError, RuntimeError):

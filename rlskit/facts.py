@@ -68,7 +68,10 @@ class TableFacts:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The database, the connected user, and what the application's role is."""
+    """The database, the connected user, what the application's role is, and whether identities have to be signed.
+
+    ``keys_are_open`` says whether anybody but their owner has a privilege on the keys that they are signed with.
+    """
 
     database: str
     user_name: str
@@ -79,6 +82,8 @@ class Server:
     role_bypasses: bool
     role_may_become: tuple[str, ...]
     runtime_owners: tuple[str, ...]
+    signed: bool
+    keys_are_open: bool
 
     @property
     def runtime_is_the_roles(self) -> str | None:

@@ -10,18 +10,22 @@ from psycopg.errors import DependentObjectsStillExist, InsufficientPrivilege
 from rlskit import applier, catalog, runtime
 from rlskit.errors import PlanError
 from rlskit.rules import Rules
-from rlskit.steps import Step, runtime_steps
+from rlskit.steps import Step, runtime_steps, signing_steps
+from rlskit.vocabulary import Mode
 from rlskit.words import counted
 
 
-def installation(conn: Connection[Any]) -> tuple[Step, ...]:
+def installation(conn: Connection[Any], *, mode: Mode | None = None) -> tuple[Step, ...]:
     """Return what ``install`` would do; empty when the current runtime is there. Raises RuntimeVersionError for a newer one."""
     with catalog.reading(conn):
-        return tuple(runtime_steps(catalog.read(conn, (), role="")))
+        database = catalog.read(conn, (), role="")
+    return (*runtime_steps(database), *signing_steps(database, mode))
 
 
-def install(conn: Connection[Any], *, lock_timeout: float = 5.0) -> tuple[Step, ...]:
+def install(conn: Connection[Any], *, mode: Mode | None = None, lock_timeout: float = 5.0) -> tuple[Step, ...]:
     """Put the current runtime into the database of the idle connection ``conn``, or upgrade it; return what was done.
+
+    ``mode`` says whether identities have to be signed, "plain" or "signed"; None leaves that as it is.
 
     Raises RuntimeVersionError for a runtime that is newer than this package, PlanError for missing rights.
     """

@@ -15,7 +15,7 @@ from rlskit.errors import RuleError, RuleFileError
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.words import did_you_mean
 
-_FILE_KEYS = ("role", "bypass_role", "schema", "match", "tables")
+_FILE_KEYS = ("role", "bypass_role", "schema", "mode", "match", "tables")
 _TABLE_KEYS = ("allow", "columns", "match", "schema", "reassign", "keep", "open", "unmanaged")
 _RULE_KEYS = ("owner", "owners", "to", "identity_claim", "match")
 
@@ -135,6 +135,7 @@ def _rules(place: _Place, content: Mapping[str, Any]) -> Rules:
             role=_text(place, content, "role", ""),
             bypass_role=_text(place, content, "bypass_role"),
             schema=_text(place, content, "schema", "public"),
+            mode=content.get("mode"),
         )
 
 

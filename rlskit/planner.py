@@ -15,7 +15,7 @@ from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
 from rlskit.state import Check, Column, Policy, State
-from rlskit.steps import PHASES, Step, has_rows, proofs, prunings, runtime_steps, table_steps
+from rlskit.steps import PHASES, Step, has_rows, proofs, prunings, runtime_steps, signing_steps, table_steps
 from rlskit.words import counted
 
 
@@ -163,7 +163,7 @@ def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ())
             normal = normalizer.by_twin(conn, wanted)
         elif not installing:
             normal = normalizer.by_mark(database.state, wanted)
-    steps = [*installing, *table_steps(database, wanted, normal)]
+    steps = [*installing, *signing_steps(database, rules.mode), *table_steps(database, wanted, normal)]
     foreign = tuple(_foreign(database, wanted, rules))
     return Plan(
         steps=tuple(steps),

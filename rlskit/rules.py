@@ -10,9 +10,11 @@ from typing import Literal, TypeAlias
 from rlskit.errors import RuleError
 from rlskit.names import QualifiedName, checked_name
 from rlskit.vocabulary import (
+    MODES,
     OPERATIONS,
     REASSIGN,
     SPELLINGS,
+    Mode,
     Operation,
     Reassign,
     Spelling,
@@ -271,15 +273,24 @@ class Rules:
     """All tables' rules, and the role that they are for.
 
     ``role`` is the application's role, which policies and privileges are given TO; logins may inherit it. ``bypass_role`` is for
-    support and jobs, and is not touched. ``schema`` is that of the tables that name none. Raises RuleError.
+    support and jobs, and is not touched. ``schema`` is that of the tables that name none. ``mode`` says of the whole database whether an
+    identity has to be signed: "signed", or "plain"; None leaves it as it is, which is plain where nobody has said. Raises RuleError.
     """
 
     tables: tuple[TableRules, ...]
     role: str
     bypass_role: str | None
     schema: str
+    mode: Mode | None
 
-    def __init__(self, *tables: TableRules, role: str, bypass_role: str | None = None, schema: str = "public") -> None:
+    def __init__(
+        self,
+        *tables: TableRules,
+        role: str,
+        bypass_role: str | None = None,
+        schema: str = "public",
+        mode: Mode | None = None,
+    ) -> None:
         checked_name(schema, "schema", key="schema")
         checked_name(role, "role", key="role")
         if role.lower() in ("public", "none", "current_user", "session_user", "current_role"):
@@ -294,6 +305,8 @@ class Rules:
                 hint="rules bind the one and not the other",
                 key="bypass_role",
             )
+        if mode is not None and mode not in MODES:
+            raise RuleError(f"`mode` is `{mode}`", hint=did_you_mean(str(mode), MODES), key="mode")
         named: dict[QualifiedName, TableRules] = {}
         for each in tables:
             if not isinstance(each, TableRules):
@@ -310,6 +323,7 @@ class Rules:
         object.__setattr__(self, "role", role)
         object.__setattr__(self, "bypass_role", bypass_role)
         object.__setattr__(self, "schema", schema)
+        object.__setattr__(self, "mode", mode)
 
 
 # --- checks -----------------------------------------------------------------------------------------

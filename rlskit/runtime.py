@@ -55,6 +55,11 @@ def upgrade(found: str) -> str:
     return "\n".join(["begin;", *newer, f"update rlskit.version set version_num = '{version()}';", "commit;"])  # noqa: S608
 
 
+def requirement(*, signed: bool) -> str:
+    """The statement that says whether identities have to be signed in a database."""
+    return f"call rlskit.require_signatures({str(signed).lower()})"
+
+
 def version() -> str:
     """The version of the runtime that this package ships and needs."""
     return max(upgrades())
@@ -78,10 +83,11 @@ def functions() -> dict[str, Function]:
         language, *declared = each["declared"].split(" ", 1)
         words = declared[0] if declared else ""
         volatility = words.split(" ")[0] if words.startswith(("stable", "immutable")) else "volatile"
-        parallel = "parallel safe" if "parallel safe" in words else "parallel unsafe"
+        parallel = next((each for each in ("parallel safe", "parallel restricted") if each in words), "parallel unsafe")
+        rights = "security definer " if "security definer" in words else ""
         settings = " ".join(
             line.removeprefix("set ").replace(" = ", "=", 1).replace("'", "") for line in each["settings"].splitlines()
         )
-        attributes = f"{language} {volatility} {parallel} {settings}"
+        attributes = f"{language} {volatility} {parallel} {rights}{settings}"
         found[each["signature"]] = Function(each["signature"], attributes.lower(), each["body"])
     return found

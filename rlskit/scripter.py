@@ -125,6 +125,8 @@ def sql(rules: Rules) -> str:
         _HEAD,
         runtime.script("runtime.sql"),
     ]
+    if rules.mode is not None:
+        parts.append(f"\n{runtime.requirement(signed=rules.mode == 'signed')};")
     for table in sorted(state.tables):
         parts.append("\n" + ddl.comment(table))
         parts += [ddl.comment(f"note: {each.text}") for each in state.advice_on(table)]

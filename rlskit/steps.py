@@ -23,6 +23,7 @@ from rlskit.state import (
     Trigger,
     Usage,
 )
+from rlskit.vocabulary import Mode
 
 # A table's steps run in this order; "table" is one transaction, and what stands before and after it runs apart,
 # because it would hold a lock for as long as the table is large.
@@ -95,6 +96,22 @@ def runtime_steps(database: Database) -> Iterator[Step]:
         return
     script = runtime.upgrade(found) if found is not None and found < shipped else runtime.script("runtime.sql")
     yield Step("runtime", None, None, None, says, why, None, (script,))
+
+
+def signing_steps(database: Database, mode: Mode | None) -> Iterator[Step]:
+    """Yield what makes the database take identities in this mode; and what closes the keys to all but their owner."""
+    if mode is not None and database.server.signed != (mode == "signed"):
+        says = f"take {'signed identities only' if mode == 'signed' else 'identities as they are, signed or not'}"
+        why = (
+            "an application without a key is nobody from now on: rlskit keys add makes one"
+            if mode == "signed"
+            else "whoever can send SQL can be anybody from now on"
+        )
+        yield Step("runtime", None, None, None, says, why, None, (runtime.requirement(signed=mode == "signed"),))
+    if database.server.keys_are_open:
+        says = "close the keys of signed identities"
+        why = "somebody but their owner has a privilege on rlskit.key, and could sign as anybody"
+        yield Step("runtime", None, None, None, says, why, None, (runtime.script("runtime.sql"),))
 
 
 def proofs(steps: Iterable[Step], role: str) -> Iterator[Step]:

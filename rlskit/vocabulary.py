@@ -11,10 +11,12 @@ from rlskit.words import did_you_mean
 Operation: TypeAlias = Literal["create", "read", "update", "delete"]
 Spelling: TypeAlias = Literal["full", "sub", "username"]
 Reassign: TypeAlias = Literal["plain", "explicit", "never"]
+Mode: TypeAlias = Literal["plain", "signed"]
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 SPELLINGS: tuple[Spelling, ...] = get_args(Spelling)
 REASSIGN: tuple[Reassign, ...] = get_args(Reassign)
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Words that people bring along, and the word that rlskit has for the same thing.
 _GUESSED_OPERATIONS = {

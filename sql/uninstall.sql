@@ -17,7 +17,14 @@ drop function if exists rlskit.list_of(text);
 drop function if exists rlskit.identities(text[]);
 drop function if exists rlskit.identities();
 drop function if exists rlskit.identity();
+drop function if exists rlskit.actor();
 drop function if exists rlskit.claim(text);
+drop function if exists rlskit.accept(text);
+drop function if exists rlskit.signed_claims();
+drop procedure if exists rlskit.add_key(text, bytea);
+drop function if exists rlskit.is_signed();
+drop procedure if exists rlskit.require_signatures(boolean);
+drop table if exists rlskit.key;
 drop table if exists rlskit.version;
 drop schema if exists rlskit;
 

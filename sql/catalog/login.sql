@@ -45,9 +45,19 @@ select
   exists (
     select from pg_namespace as schema_
     left join pg_proc as function_ on function_.pronamespace = schema_.oid
+    left join pg_class as table_ on table_.relnamespace = schema_.oid
     where schema_.nspname = 'rlskit'
-      and (pg_has_role(login.oid, schema_.nspowner, 'MEMBER') or pg_has_role(login.oid, function_.proowner, 'MEMBER'))
+      and (
+        pg_has_role(login.oid, schema_.nspowner, 'MEMBER')
+        or pg_has_role(login.oid, function_.proowner, 'MEMBER')
+        or pg_has_role(login.oid, table_.relowner, 'MEMBER')
+      )
   ) as owns_runtime,
+  exists (
+    select from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace cross join lateral aclexplode(relacl) as given
+    where nspname = 'rlskit' and relname = 'key'
+      and case grantee when 0 then true else pg_has_role(login.oid, grantee, 'MEMBER') end
+  ) as reaches_keys,
   (
     -- A login may write its own, for every session to come; those of a database it may not.
     select split_part(setting, '=', 1)
@@ -58,6 +68,13 @@ select
     limit 1
   ) as own_setting,
   current_setting('row_security') as row_security,
-  to_regprocedure('rlskit.identities()') is not null as has_runtime
+  has_schema_privilege(to_regnamespace('rlskit')::oid, 'USAGE') is true as has_runtime,
+  (
+    select pg_get_function_sqlbody(function_.oid) = 'RETURN true'
+    from pg_proc as function_
+    join pg_namespace as schema_ on schema_.oid = pronamespace
+    where nspname = 'rlskit' and proname = 'is_signed'
+  ) is true as signed,
+  pg_backend_pid() as backend_pid
 from pg_roles as login
 where login.rolname = session_user

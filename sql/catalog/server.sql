@@ -33,6 +33,17 @@ select
       select relowner from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace where nspname = 'rlskit'
     )
     order by 1
-  ) as runtime_owners
+  ) as runtime_owners,
+  -- Read and not called: whoever could have written it is not known yet.
+  (
+    select pg_get_function_sqlbody(function_.oid) = 'RETURN true'
+    from pg_proc as function_
+    join pg_namespace as schema_ on schema_.oid = pronamespace
+    where nspname = 'rlskit' and proname = 'is_signed'
+  ) is true as signed,
+  exists (
+    select from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace cross join lateral aclexplode(relacl) as given
+    where nspname = 'rlskit' and relname = 'key' and grantee <> relowner
+  ) as keys_are_open
 from (select) as always
 left join pg_roles as app on app.rolname = %(role)s

@@ -1,12 +1,14 @@
 -- Version 0001: what the generated policies, defaults and triggers rest on.
 --
--- It lives in the schema "rlskit" and holds no data but its version.
+-- It lives in the schema "rlskit" and holds no data but its version, and the keys of signed identities.
 -- Every function fixes its search_path, so that nobody can slip another function or operator under it.
 --
--- Who is asking stands in three settings, written for one transaction each:
+-- Who is asking stands in settings, written for one transaction each:
 --   rlskit.sub        the subject, as the identity provider gives it
 --   rlskit.username   the user's name
 --   rlskit.claims     further claims, a JSON object of texts
+--   rlskit.actor      who really acts, where somebody acts as somebody else; no rule looks at it
+--   rlskit.token      all of it once more, signed; where signatures are required, this one alone counts
 -- After such a transaction a setting reads '' and not NULL; here both mean: not set.
 
 -- No operator of anybody's gets into what follows; whoever's transaction it is has the search_path back at the end.
@@ -23,7 +25,8 @@ end
 $$;
 comment on schema rlskit is 'rlskit: row-level security from owner rules';
 
--- The functions tell a caller nothing but what the caller's own settings say.
+-- The functions tell a caller nothing but what the caller's own settings say. Those that say who is asking are restricted to the leader of a
+-- parallel query, because a token is signed for one backend; behind "(select …)" that hinders no parallel scan.
 revoke create on schema rlskit from public;
 grant usage on schema rlskit to public;
 
@@ -35,21 +38,151 @@ create table if not exists rlskit.version (
 revoke all on rlskit.version from public;
 grant select on rlskit.version to public;
 
--- One claim of the caller, or NULL where it is missing or could be taken for somebody else's.
-create or replace function rlskit.claim(name text)
-returns text
-language plpgsql stable parallel safe
+-- The keys of those who may sign. The pads are the key as HMAC uses it (RFC 2104): whoever reads them can sign.
+create table if not exists rlskit.key (
+  kid text primary key,
+  inner_pad bytea not null,
+  outer_pad bytea not null,
+  created_at timestamptz not null default now()
+);
+-- From everybody, whatever the default privileges of this database gave away.
+do $$
+declare
+  reader text;
+begin
+  for reader in
+    select distinct case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+    from pg_class
+    cross join lateral aclexplode(relacl) as given
+    where oid = 'rlskit.key'::regclass and grantee <> relowner
+  loop
+    execute format('revoke all on rlskit.key from %s', reader);
+  end loop;
+end
+$$;
+
+-- Whether signatures are required: call rlskit.require_signatures(true). It is a constant, so that asking for it costs nothing.
+create or replace procedure rlskit.require_signatures(in required boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  execute format(
+    'create or replace function rlskit.is_signed() returns boolean language sql immutable parallel safe return %s', required::text
+  );
+end
+$rlskit$;
+comment on procedure rlskit.require_signatures(boolean) is 'says whether an identity has to be signed';
+
+do $$
+begin
+  if to_regprocedure('rlskit.is_signed()') is null then
+    call rlskit.require_signatures(false);
+  end if;
+end
+$$;
+comment on function rlskit.is_signed() is 'whether an identity has to be signed';
+
+-- Lets whoever has the secret, 32 to 64 bytes, sign from now on. To retire a key: delete from rlskit.key where kid = …
+create or replace procedure rlskit.add_key(in new_kid text, in secret bytea)
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  sub text := nullif(current_setting('rlskit.sub', true), '');
+  inner_pad bytea := '';
+  outer_pad bytea := '';
+  byte int;
+begin
+  if new_kid !~ '^[0-9A-Za-z_-]{1,32}$' or length(secret) not between 32 and 64 or new_kid is null or secret is null then
+    raise invalid_parameter_value using
+      message = 'a key has a name of at most 32 letters, digits, - and _, and a secret of 32 to 64 bytes';
+  end if;
+  for place in 0..63 loop
+    byte := case when place < length(secret) then get_byte(secret, place) else 0 end;
+    inner_pad := inner_pad || set_byte('\x00', 0, byte # 54);
+    outer_pad := outer_pad || set_byte('\x00', 0, byte # 92);
+  end loop;
+  insert into rlskit.key (kid, inner_pad, outer_pad) values (new_kid, inner_pad, outer_pad);
+end
+$rlskit$;
+comment on procedure rlskit.add_key(text, bytea) is 'lets whoever has the secret sign identities';
+
+-- What the token in the setting rlskit.token says, or NULL where it was not signed by one of the keys, or not for this backend, or was
+-- past its time when the transaction began. A token: v1.<kid>.<JSON in base64>.<HMAC-SHA256 of what stands before it, in hexadecimal>
+-- The one function that runs with its owner's rights: the caller may not read the keys. It raises for no token that nobody has signed.
+create or replace function rlskit.signed_claims()
+returns jsonb
+language plpgsql stable parallel restricted security definer
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  part text[] := string_to_array(current_setting('rlskit.token', true), '.');
+  signer rlskit.key;
+  mac bytea;
+  said jsonb;
+begin
+  if cardinality(part) is distinct from 4 or part[1] <> 'v1' then
+    return null;
+  end if;
+  select * into signer from rlskit.key where kid = part[2];
+  if not found then
+    return null;
+  end if;
+  mac := sha256(signer.outer_pad || sha256(signer.inner_pad || convert_to(concat_ws('.', part[1], part[2], part[3]), 'SQL_ASCII')));
+  -- Compared by digests under the key: how long that takes says nothing of how much of a forged one is right.
+  if sha256(signer.outer_pad || convert_to(encode(mac, 'hex'), 'SQL_ASCII'))
+    <> sha256(signer.outer_pad || convert_to(part[4], 'SQL_ASCII'))
+  then
+    return null;
+  end if;
+  said := convert_from(decode(part[3], 'base64'), 'UTF8')::jsonb;
+  if (said ->> 'pid')::int = pg_backend_pid() and (said ->> 'exp')::numeric > extract(epoch from transaction_timestamp()) then
+    return said;
+  end if;
+  return null;
+end
+$rlskit$;
+comment on function rlskit.signed_claims() is 'what the signed token of this transaction says, or NULL';
+
+-- Presents a token for the rest of the transaction. Rules show nobody's rows for a wrong one; this one raises, for whoever wants to know.
+create or replace function rlskit.accept(token text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  perform set_config('rlskit.token', coalesce(token, ''), true);
+  if rlskit.signed_claims() is null then
+    raise invalid_authorization_specification using message = case
+      when token is null then 'this database takes signed identities only'
+      else 'the signature of the identity is not accepted'
+    end;
+  end if;
+end
+$rlskit$;
+comment on function rlskit.accept(text) is 'presents a signed identity for the rest of the transaction';
+
+-- One claim of the caller, or NULL where it is missing or could be taken for somebody else's.
+create or replace function rlskit.claim(name text)
+returns text
+language plpgsql stable parallel restricted
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+declare
+  said jsonb := case when rlskit.is_signed() then rlskit.signed_claims() end;
+  sub text := nullif(case when rlskit.is_signed() then said ->> 'sub' else current_setting('rlskit.sub', true) end, '');
   value text;
 begin
   if name not in ('sub', 'username') then
-    value := nullif(current_setting('rlskit.claims', true), '')::jsonb ->> name;
+    said := case when rlskit.is_signed() then said -> 'claims' else nullif(current_setting('rlskit.claims', true), '')::jsonb end;
+    value := said ->> name;
     return case when value !~ '^[ \t\n\r\f\v]*$' then value end; -- the same blanks in every locale
   end if;
-  value := case name when 'sub' then sub else nullif(current_setting('rlskit.username', true), '') end;
+  value := case
+    when name = 'sub' then sub
+    when rlskit.is_signed() then said ->> 'username'
+    else current_setting('rlskit.username', true)
+  end;
   -- '::' separates the two parts of an owner's name, so it may neither stand in one of them nor arise where they meet.
   if value ~ '::|[[:cntrl:]]|^[[:space:]]*$' or length(value) > 256 then
     return null;
@@ -70,12 +203,13 @@ comment on function rlskit.claim(text) is 'one claim of the caller, or NULL';
 -- Every statement asks for it, so what rlskit.claim says of the two stands here once more: two calls would cost twice as much.
 create or replace function rlskit.identities()
 returns text[]
-language plpgsql stable parallel safe
+language plpgsql stable parallel restricted
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  sub text := current_setting('rlskit.sub', true);
-  username text := current_setting('rlskit.username', true);
+  said jsonb := case when rlskit.is_signed() then rlskit.signed_claims() end;
+  sub text := case when rlskit.is_signed() then said ->> 'sub' else current_setting('rlskit.sub', true) end;
+  username text := case when rlskit.is_signed() then said ->> 'username' else current_setting('rlskit.username', true) end;
 begin
   if sub is null or sub ~ '::|[[:cntrl:]]|^[[:space:]]*$|:$' or length(sub) > 256
     or username is null or username ~ '::|[[:cntrl:]]|^[[:space:]]*$|^:' or length(username) > 256
@@ -91,7 +225,7 @@ comment on function rlskit.identities() is 'every spelling of the caller that an
 -- The same, narrowed to some of 'full', 'sub', 'username'.
 create or replace function rlskit.identities(variadic spellings text[])
 returns text[]
-language plpgsql stable parallel safe
+language plpgsql stable parallel restricted
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
@@ -109,7 +243,7 @@ comment on function rlskit.identities(text[]) is 'some of the spellings of the c
 -- The caller's name as a new row stores it, <sub>::<username>, or NULL unless both are there.
 create or replace function rlskit.identity()
 returns text
-language plpgsql stable parallel safe
+language plpgsql stable parallel restricted
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 begin
@@ -117,6 +251,18 @@ begin
 end
 $rlskit$;
 comment on function rlskit.identity() is 'the caller as <sub>::<username>, or NULL';
+
+-- Who really acts, where the application acts as somebody else for him, as it said; NULL where nobody does. For logs: no rule looks at it.
+create or replace function rlskit.actor()
+returns text
+language plpgsql stable parallel restricted
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  return nullif(case when rlskit.is_signed() then rlskit.signed_claims() ->> 'actor' else current_setting('rlskit.actor', true) end, '');
+end
+$rlskit$;
+comment on function rlskit.actor() is 'who really acts, where somebody acts as somebody else, or NULL';
 
 -- A list of one, or NULL for NULL: the default of a column that lists owners.
 create or replace function rlskit.list_of(name text)

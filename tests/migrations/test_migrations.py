@@ -53,6 +53,11 @@ RESTING = {
     """,
     "username_of": "create table notes (owner text, shown text generated always as (rlskit.username_of(owner)) stored)",
     "is_foreign": "create table notes (is_foreign bool default rlskit.is_foreign(0))",
+    "actor": "create table notes (actor text default rlskit.actor())",
+    "is_signed": "create table notes (signed bool default rlskit.is_signed())",
+    "signed_claims": "create table notes (said jsonb default rlskit.signed_claims())",
+    "accept": "create function accepting() returns void begin atomic select rlskit.accept('v1'); end",
+    "key": "create view keys as select kid from rlskit.key",
     "version": "create view version as select * from rlskit.version",
     "schema": "create function rlskit.mine() returns int language sql return 1",
 }

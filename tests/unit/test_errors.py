@@ -92,6 +92,8 @@ def test_codes_are_stable() -> None:
         "ColumnDenied": "E502",
         "TableDenied": "E503",
         "NotVisible": "E600",
+        "SigningKeyError": "E306",
+        "BypassError": "E307",
     }
 
 

@@ -25,6 +25,7 @@ ORDER = [
     "names",
     "vocabulary",
     "identity",
+    "signing",
     "rules",
     "reference",
     "state",
@@ -44,7 +45,11 @@ ORDER = [
     "scripter",
     "auditor",
     "backfiller",
+    "keyring",
     "denials",
+    "prelude",
+    "gatekeeper",
+    "blocks",
     "session",
     "__init__",
     "_reaper",
@@ -58,8 +63,8 @@ ORDER = [
 DOORS = {
     "psycopg": {
         "__init__",
-        *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter", "session"),
-        *("auditor", "backfiller", "server", "demo", "cli"),
+        *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter"),
+        *("auditor", "backfiller", "keyring", "prelude", "gatekeeper", "blocks", "session", "server", "demo", "cli"),
         "denials",  # what it makes of the driver's exceptions is caught as they are
     },
     "typer": {"cli"},

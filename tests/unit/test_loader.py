@@ -434,7 +434,7 @@ def with_columns(rules: Any) -> dict[str, Any]:
     return table(allow=[{"owner": "owner"}], columns=rules)
 
 
-FILE_KEYS = "known: `role`, `bypass_role`, `schema`, `match`, `tables`"
+FILE_KEYS = "known: `role`, `bypass_role`, `schema`, `mode`, `match`, `tables`"
 TABLE_KEYS = "known: `allow`, `columns`, `match`, `schema`, `reassign`, `keep`, `open`, `unmanaged`"
 RULE_KEYS = "known: `owner`, `owners`, `to`, `identity_claim`, `match`"
 SAY_ROLE = 'say whom policies and privileges are given to: role = "app_user"'
@@ -454,6 +454,14 @@ MISTAKES: list[tuple[str, dict[str, Any], str | None, str | None, str, str]] = [
     ("no role, but tables", {"tables": {}}, None, None, "`role` is missing", SAY_ROLE),
     ("a slip in a key of the file", {"rol": "app"}, None, "rol", "there is no such key", "did you mean `role`?"),
     ("an unknown key of the file", {"xyz": 1, "role": "app"}, None, "xyz", "there is no such key", FILE_KEYS),
+    (
+        "a mode that there is not",
+        {"role": "app", "mode": "sign"},
+        None,
+        "mode",
+        "`mode` is `sign`",
+        "did you mean `signed`?",
+    ),
     ("the role is a number", {"role": 1}, None, "role", "must be text, got `1`", "put it in quotes"),
     ("the role is a list", {"role": ["app"]}, None, "role", "must be text, got `['app']`", "put it in quotes"),
     ("the role is empty", {"role": ""}, None, "role", "`''` cannot be the name of a role", NOT_EMPTY),

@@ -210,7 +210,7 @@ VALUES = [
     pytest.param(Open(reason="x"), ["reason", "to"], id="Open"),
     pytest.param(Unmanaged(reason="x"), ["reason"], id="Unmanaged"),
     pytest.param(TableRules("todo", allow.owner()), ["table", "allow", "columns", "reassign", "keep"], id="TableRules"),
-    pytest.param(Rules(role="app"), ["tables", "role", "bypass_role", "schema"], id="Rules"),
+    pytest.param(Rules(role="app"), ["tables", "role", "bypass_role", "schema", "mode"], id="Rules"),
 ]
 
 

@@ -1,0 +1,345 @@
+"""A transaction in which one asker asks, as a block: entered, kept whole, and ended, on a connection or on one that a pool lends.
+
+Everything is decided once, for ``with`` and for ``async with``: what differs is only who waits for the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Generic, NoReturn, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, Cursor, Transaction
+from psycopg.errors import InsufficientPrivilege, InvalidAuthorizationSpecification
+from psycopg.pq import PipelineStatus, TransactionStatus
+
+from rlskit import gatekeeper, prelude
+from rlskit.denials import denial
+from rlskit.errors import IdentityConflictError, TransactionInProgressError
+from rlskit.gatekeeper import AsyncPool, Pool
+from rlskit.prelude import AnyConnection, Asker, Login, Statement, Waiting
+
+Row = TypeVar("Row")
+Source_co = TypeVar("Source_co", covariant=True)
+
+# Forgets a connection when it is gone.
+_at_work: WeakKeyDictionary[AnyConnection, Block[Any]] = WeakKeyDictionary()
+
+
+class Block(Generic[Source_co]):
+    """A transaction of one asker. ``pipeline`` says whether it is sent in one flight, with all its statements."""
+
+    def __init__(self, source: Source_co, asker: Asker, *, pipeline: bool = False) -> None:
+        self._source = source
+        self._asker = asker
+        self._pipelined = pipeline
+        self._login = Login()
+        self._lease: Any = None
+        self._conn: Any = None
+        self._savepoint: Any = None
+        self._pipeline: Any = None
+
+    # --- with ---
+
+    @overload
+    def __enter__(self: Block[Connection[Row]]) -> Connection[Row]: ...
+    @overload
+    def __enter__(self: Block[Pool[Connection[Row]]]) -> Connection[Row]: ...
+    def __enter__(self) -> Any:
+        self._check_new()
+        if isinstance(self._source, AsyncConnection):
+            raise TypeError("an AsyncConnection is asked with `async with`")
+        self._conn = self._source
+        if not isinstance(self._source, Connection):
+            self._lease = gatekeeper.lent(self._source)
+            self._conn = self._lease.__enter__()
+        conn = self._conn
+        try:
+            gatekeeper.check_read(conn)
+            if self._is_inside():
+                savepoint = Transaction(conn)
+                savepoint.__enter__()
+                self._savepoint = savepoint
+            elif self._pipelined:
+                self._pipeline = self._piped(conn)
+                self._pipeline.__enter__()
+            else:
+                with conn.lock:
+                    gatekeeper.check_idle(conn)
+                    try:
+                        conn.wait(self._begin())
+                        self._open()
+                    except BaseException:
+                        self._close()
+                        _undo(conn)
+                        raise
+        except BaseException as error:
+            self._give_back(error)
+            raise
+        return conn
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        conn, inner = self._conn, self._savepoint or self._pipeline
+        self._savepoint = self._pipeline = None
+        try:
+            if inner is not None:
+                inner.__exit__(kind, error, trace)
+            else:
+                try:
+                    self._close()
+                    if gatekeeper.is_read_half_way(conn):
+                        conn.close()
+                        raise _half_way()
+                    if _has_to_end(conn, kind):
+                        conn.commit() if kind is None else conn.rollback()
+                except BaseException:
+                    if not conn.closed:
+                        with conn.lock:
+                            _undo(conn)
+                    raise
+        except BaseException as failure:
+            self._give_back(failure)
+            _name_denial(failure)
+            raise
+        self._give_back(error)
+        _name_denial(error)
+
+    @contextmanager
+    def _piped(self, conn: Connection[Any]) -> Iterator[None]:
+        """The whole transaction in one flight: psycopg adds no BEGIN of its own in autocommit mode, which comes back at the end."""
+        gatekeeper.check_idle(conn)
+        autocommit, conn.autocommit = conn.autocommit, True
+        try:
+            with conn.lock:
+                first = conn.wait(self._begin_in_pipeline())
+                self._open()
+            with conn.pipeline():
+                for statement, values in first:
+                    Cursor(conn).execute(statement.encode(), values, prepare=False)
+                yield
+                self._close()
+                Cursor(conn).execute("commit", prepare=False)
+        except InvalidAuthorizationSpecification as error:
+            prelude.name_refusal(error, self._login)
+            raise
+        finally:
+            self._close()
+            if not conn.closed:
+                with conn.lock:
+                    _undo(conn)
+            if not conn.closed:
+                conn.autocommit = autocommit
+
+    def _give_back(self, error: BaseException | None) -> None:
+        lease, self._lease, self._conn = self._lease, None, None
+        if lease is not None:
+            lease.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    # --- async with ---
+
+    @overload
+    async def __aenter__(self: Block[AsyncConnection[Row]]) -> AsyncConnection[Row]: ...
+    @overload
+    async def __aenter__(self: Block[AsyncPool[AsyncConnection[Row]]]) -> AsyncConnection[Row]: ...
+    async def __aenter__(self) -> Any:
+        self._check_new()
+        if isinstance(self._source, Connection):
+            raise TypeError("a Connection is asked with `with`, without `async`")
+        self._conn = self._source
+        if not isinstance(self._source, AsyncConnection):
+            self._lease = gatekeeper.lent(self._source)
+            self._conn = await self._lease.__aenter__()
+        conn = self._conn
+        try:
+            gatekeeper.check_read(conn)
+            if self._is_inside():
+                savepoint = AsyncTransaction(conn)
+                await savepoint.__aenter__()
+                self._savepoint = savepoint
+            elif self._pipelined:
+                self._pipeline = self._apiped(conn)
+                await self._pipeline.__aenter__()
+            else:
+                async with conn.lock:
+                    gatekeeper.check_idle(conn)
+                    try:
+                        await conn.wait(self._begin())
+                        self._open()
+                    except BaseException:
+                        self._close()
+                        await _aundo(conn)
+                        raise
+        except BaseException as error:
+            await self._agive_back(error)
+            raise
+        return conn
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        conn, inner = self._conn, self._savepoint or self._pipeline
+        self._savepoint = self._pipeline = None
+        try:
+            if inner is not None:
+                await inner.__aexit__(kind, error, trace)
+            else:
+                try:
+                    self._close()
+                    if gatekeeper.is_read_half_way(conn):
+                        await conn.close()
+                        raise _half_way()
+                    if _has_to_end(conn, kind):
+                        await (conn.commit() if kind is None else conn.rollback())
+                except BaseException:
+                    if not conn.closed:
+                        async with conn.lock:
+                            await _aundo(conn)
+                    raise
+        except BaseException as failure:
+            await self._agive_back(failure)
+            _name_denial(failure)
+            raise
+        await self._agive_back(error)
+        _name_denial(error)
+
+    @asynccontextmanager
+    async def _apiped(self, conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+        gatekeeper.check_idle(conn)
+        autocommit = conn.autocommit
+        await conn.set_autocommit(True)
+        try:
+            async with conn.lock:
+                first = await conn.wait(self._begin_in_pipeline())
+                self._open()
+            async with conn.pipeline():
+                for statement, values in first:
+                    await AsyncCursor(conn).execute(statement.encode(), values, prepare=False)
+                yield
+                self._close()
+                await AsyncCursor(conn).execute("commit", prepare=False)
+        except InvalidAuthorizationSpecification as error:
+            prelude.name_refusal(error, self._login)
+            raise
+        finally:
+            self._close()
+            if not conn.closed:
+                async with conn.lock:
+                    await _aundo(conn)
+            if not conn.closed:
+                await conn.set_autocommit(autocommit)
+
+    async def _agive_back(self, error: BaseException | None) -> None:
+        lease, self._lease, self._conn = self._lease, None, None
+        if lease is not None:
+            await lease.__aexit__(type(error) if error else None, error, error.__traceback__ if error else None)
+
+    # --- both ---
+
+    def _check_new(self) -> None:
+        if self._conn is not None:
+            raise IdentityConflictError("this block is at work already", hint="make a new one for each `with`")
+
+    def _is_inside(self) -> bool:
+        """Whether a block of the same asker is at work on the connection. Raises IdentityConflictError for another one."""
+        outer = _at_work.get(self._conn)
+        if outer is None or (self._conn.info.transaction_status == TransactionStatus.IDLE and not outer._pipelined):
+            return False
+        if outer._asker != self._asker:
+            raise IdentityConflictError(
+                "another identity is at work in this transaction",
+                hint="end that block first, or take another connection",
+            )
+        if outer._pipelined or self._pipelined:
+            raise TransactionInProgressError(
+                "a block in a pipeline holds no other one", hint="leave the inner one out: the identity is the same"
+            )
+        return bool(self._conn.info.transaction_status == TransactionStatus.INTRANS)
+
+    def _begin(self) -> Waiting:
+        self._login = yield from self._admit()
+        yield from prelude.begin(self._conn, self._asker, self._login)
+
+    def _begin_in_pipeline(self) -> Generator[Any, Any, list[Statement]]:
+        """What the pipeline begins with. Where the backend has to be known first, the transaction is open already and there is nothing."""
+        self._login = yield from self._admit()
+        if not prelude.needs_backend(self._asker, self._login):
+            return prelude.statements(self._conn, self._asker, self._login)
+        yield from prelude.begin(self._conn, self._asker, self._login)
+        return []
+
+    def _admit(self) -> Generator[Any, Any, Login]:
+        return (yield from gatekeeper.admit(self._conn, gatekeeper.terms_of(self._source)))
+
+    def _open(self) -> None:
+        _at_work[self._conn] = self
+        # What follows a commit would have no identity, so the connection refuses one until the block is over.
+        self._conn.commit = self._conn.rollback = _refuse_ending
+
+    def _close(self) -> None:
+        _at_work.pop(self._conn, None)
+        self._conn.__dict__.pop("commit", None)
+        self._conn.__dict__.pop("rollback", None)
+
+
+def _has_to_end(conn: AnyConnection, kind: type[BaseException] | None) -> bool:
+    """Whether there is a transaction to end. Raises TransactionInProgressError where the block has ended it by itself."""
+    if conn.closed:
+        return False
+    if kind is None and conn.info.transaction_status == TransactionStatus.IDLE:
+        raise TransactionInProgressError(
+            "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
+        )
+    return True
+
+
+# No identity outlives its block, whatever went wrong: or else the connection is closed. Its lock is held.
+
+
+def _undo(conn: Connection[Any]) -> None:
+    try:
+        conn.wait(_roll_back(conn))
+    finally:
+        if not _is_clean(conn):
+            conn.close()
+
+
+async def _aundo(conn: AsyncConnection[Any]) -> None:
+    try:
+        await conn.wait(_roll_back(conn))
+    finally:
+        if not _is_clean(conn):
+            await conn.close()
+
+
+def _roll_back(conn: AnyConnection) -> Waiting:
+    if not conn.closed and conn.pgconn.transaction_status != TransactionStatus.IDLE:
+        yield from prelude.send_simply(conn, b"rollback")
+
+
+def _is_clean(conn: AnyConnection) -> bool:
+    return conn.info.transaction_status == TransactionStatus.IDLE and conn.pgconn.pipeline_status == PipelineStatus.OFF
+
+
+def _half_way() -> TransactionInProgressError:
+    return TransactionInProgressError(
+        "the block ended while something was still being read, so the connection was closed",
+        hint="read a stream to its end",
+    )
+
+
+def _name_denial(error: BaseException | None) -> None:
+    """Raise by its name what the database refused. Anything else, and what has its name already, is left to go its way."""
+    found = denial(error) if isinstance(error, InsufficientPrivilege) else None
+    if found is not None and found is not error:
+        raise found from error
+
+
+_ENDING = "leave commit and rollback to the block: it commits at its end, and rolls back on an error"
+
+
+def _refuse_ending() -> NoReturn:
+    raise TransactionInProgressError("the block's transaction cannot be ended inside it", hint=_ENDING)

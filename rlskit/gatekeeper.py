@@ -1,0 +1,322 @@
+"""Who may ask at all: refuses a login that row security does not bind, and leaves nothing of one user's session to the next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import Escaping, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+from rlskit import prelude, runtime
+from rlskit.errors import (
+    BypassError,
+    BypassingRoleError,
+    MissingIdentityError,
+    RuntimeVersionError,
+    SigningKeyError,
+    TransactionInProgressError,
+)
+from rlskit.prelude import AnyConnection, Login
+from rlskit.signing import SigningKey
+
+Conn_co = TypeVar("Conn_co", bound=AnyConnection, covariant=True)
+
+_log = logging.getLogger("rlskit")
+
+
+class Pool(Protocol[Conn_co]):
+    """What lends connections for a block, as ``psycopg_pool.ConnectionPool`` does."""
+
+    def connection(self, timeout: float | None = None) -> AbstractContextManager[Conn_co]:
+        """Lend one."""
+
+
+class AsyncPool(Protocol[Conn_co]):
+    """The same for ``async with``, as ``psycopg_pool.AsyncConnectionPool``."""
+
+    def connection(self, timeout: float | None = None) -> AbstractAsyncContextManager[Conn_co]:
+        """Lend one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what a login is let in: the key that signs for it, and why it may bypass row security, where it may."""
+
+    key: SigningKey | None = None
+    allow_bypass: str | None = None
+
+
+# Both forget what is gone.
+_known: WeakKeyDictionary[AnyConnection, tuple[Terms, Login]] = WeakKeyDictionary()
+_terms: WeakKeyDictionary[Any, Terms] = WeakKeyDictionary()  # of pools
+
+
+@overload
+def guard(source: Connection[Any], *, key: SigningKey | str | None = None, allow_bypass: str | None = None) -> None: ...
+@overload
+def guard(
+    source: AsyncConnection[Any], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+) -> Awaitable[None]: ...
+@overload
+def guard(
+    source: Pool[Connection[Any]], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+) -> None: ...
+@overload
+def guard(
+    source: AsyncPool[AsyncConnection[Any]], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+) -> Awaitable[None]: ...
+def guard(
+    source: Any, *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+) -> Awaitable[None] | None:
+    """Make sure, once for each connection, that row security binds its login. A connection is left as it is: idle when idle.
+
+    ``source`` is a psycopg connection, or an open pool: then one of its connections is asked now, and each other one when ``as_user`` takes it first.
+    ``ConnectionPool(…, configure=rlskit.guard)`` asks whenever a connection is made. For what is asynchronous it returns an awaitable.
+    ``key`` (a SigningKey, or its text) signs every identity that asks on these connections, where the database takes signed ones only.
+    ``allow_bypass`` is a reason in words why this login may see everything all the same; it is logged.
+
+    Raises BypassingRoleError for a superuser, for BYPASSRLS, for the owner of a managed table, for whoever may become one of them, for a login
+    that has settings of its own for what rlskit rests on, and where ``row_security`` is off; RuntimeVersionError where the schema ``rlskit`` is missing
+    or older than this package needs; SigningKeyError where identities have to be signed and there is no key.
+    """
+    if allow_bypass is not None and not allow_bypass.strip():
+        raise BypassingRoleError("`allow_bypass` is empty", hint="say in words why this login may see everything")
+    terms = Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass)
+    if isinstance(source, AsyncConnection):
+        return _aguard(source, terms)
+    if isinstance(source, Connection):
+        _guard(source, terms)
+        return None
+    lease = lent(source)
+    _terms[source] = terms
+    if hasattr(lease, "__aenter__"):
+        return _aguard_lent(lease, terms)
+    _guard_lent(lease, terms)
+    return None
+
+
+def _guard(conn: Connection[Any], terms: Terms) -> None:
+    check_read(conn)
+    with conn.lock:
+        _require_key(conn.wait(admit(conn, terms)))
+
+
+async def _aguard(conn: AsyncConnection[Any], terms: Terms) -> None:
+    check_read(conn)
+    async with conn.lock:
+        _require_key(await conn.wait(admit(conn, terms)))
+
+
+def _guard_lent(lease: AbstractContextManager[Connection[Any]], terms: Terms) -> None:
+    with lease as conn:
+        _guard(conn, terms)
+
+
+async def _aguard_lent(lease: AbstractAsyncContextManager[AsyncConnection[Any]], terms: Terms) -> None:
+    async with lease as conn:
+        await _aguard(conn, terms)
+
+
+@overload
+def scrub(conn: Connection[Any]) -> None: ...
+@overload
+def scrub(conn: AsyncConnection[Any]) -> Awaitable[None]: ...
+def scrub(conn: AnyConnection) -> Awaitable[None] | None:
+    """Leave nothing of one user's session to the next: DISCARD ALL, for ``ConnectionPool(…, reset=rlskit.scrub)``.
+
+    Temporary tables, prepared statements, cursors, advisory locks and settings are gone; what the connection string sets stays. ``conn`` is idle,
+    and idle afterwards. For an AsyncConnection it returns an awaitable.
+    """
+    if isinstance(conn, AsyncConnection):
+        return _ascrub(conn)
+    _scrub(conn)
+    return None
+
+
+def _scrub(conn: Connection[Any]) -> None:
+    check_idle(conn)
+    with conn.lock:
+        conn.wait(prelude.send_simply(conn, b"begin"))
+    conn.rollback()  # psycopg forgets what it has prepared when it rolls back, and not, in every release, when it discards all
+    with conn.lock:
+        conn.wait(prelude.send_simply(conn, b"discard all"))
+
+
+async def _ascrub(conn: AsyncConnection[Any]) -> None:
+    check_idle(conn)
+    async with conn.lock:
+        await conn.wait(prelude.send_simply(conn, b"begin"))
+    await conn.rollback()  # as above
+    async with conn.lock:
+        await conn.wait(prelude.send_simply(conn, b"discard all"))
+
+
+# --- what is decided, whoever waits ------------------------------------------------------------------------
+
+
+def lent(pool: Any) -> Any:
+    """The context manager in which a pool lends a connection. Raises MissingIdentityError for what is no pool."""
+    try:
+        return pool.connection()
+    except AttributeError:
+        raise MissingIdentityError(
+            f"`{type(pool).__name__}` is neither a connection nor a pool",
+            hint="pass a psycopg connection or a psycopg_pool pool",
+        ) from None
+
+
+def terms_of(source: Any) -> Terms | None:
+    """The terms that ``guard`` was given for a pool."""
+    return _terms.get(source)
+
+
+def check_idle(conn: AnyConnection) -> None:
+    """Raise TransactionInProgressError unless the connection is outside of any transaction."""
+    if conn.pgconn.transaction_status != TransactionStatus.IDLE:
+        raise TransactionInProgressError(
+            "the connection is already in a transaction",
+            hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
+        )
+
+
+def is_read_half_way(conn: AnyConnection) -> bool:
+    """Whether something is still being read: a stream that is not read to its end holds the lock, and whoever needs it would wait for ever."""
+    return not conn.closed and conn.lock.locked()
+
+
+def check_read(conn: AnyConnection) -> None:
+    """Raise TransactionInProgressError while something is still being read."""
+    if is_read_half_way(conn):
+        raise TransactionInProgressError(
+            "something is still being read on the connection, or another thread or task is at work on it",
+            hint="read a stream to its end, and take a connection for each thread and task",
+        )
+
+
+def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login]:
+    """What is known of the login; found out and judged where nobody has yet, or not on these terms. Raises what ``guard`` does.
+
+    For the ``wait`` of a connection whose lock is held.
+    """
+    if conn in _known:
+        before, login = _known[conn]
+        if terms in (None, Terms(), before):
+            return login
+    terms = terms or Terms()
+    found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/login.sql").encode())))
+    try:
+        _judge(found)
+    except BypassingRoleError as error:
+        if terms.allow_bypass is None:
+            raise
+        said = {"event": "bypass allowed", "login": found["login"], "reason": terms.allow_bypass}
+        _log.warning("%s; allowed: %s", error.message, terms.allow_bypass, extra={"rlskit": said})
+    if not _is(found, "has_runtime"):
+        raise RuntimeVersionError(
+            "this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install"
+        )
+    (version,) = _facts((yield from prelude.send_simply(conn, b"select version_num from rlskit.version"))).values()
+    if version is None or version < runtime.version():
+        raise RuntimeVersionError(
+            f"the schema rlskit has version {version}, and this package needs {runtime.version()}",
+            hint="rlskit apply, or rlskit install, by its owner",
+        )
+    login = Login(
+        key=terms.key,
+        signed=_is(found, "signed"),
+        behind_pooler=found["backend_pid"] != str(conn.pgconn.backend_pid),
+    )
+    if login.key is not None and not login.signed:
+        said = {"event": "signatures not required", "login": found["login"]}
+        _log.warning(
+            'identities are signed, and this database takes others too: say mode = "signed" in the rules and apply',
+            extra={"rlskit": said},
+        )
+    _known[conn] = (terms, login)
+    return login
+
+
+def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, Any, tuple[str, str]]:
+    """The login and the database of a connection that no rule binds, once it has taken on ``role``. Raises BypassError for any other.
+
+    For the ``wait`` of a connection whose lock is held.
+    """
+    query = b"select session_user, current_database(), rolsuper, rolbypassrls from pg_catalog.pg_roles where rolname = "
+    query += b"session_user" if role is None else Escaping(conn.pgconn).escape_literal(prelude.encoded(conn, role))
+    (result,) = yield from prelude.send_simply(conn, query)
+    if not result.ntuples:
+        raise BypassError(
+            f"there is no role `{role}`", hint="role names one that has BYPASSRLS, and that the login may take on"
+        )
+    found = _facts([result])
+    who = f"role `{role}`" if role is not None else f"login `{found['session_user']}`"
+    if _is(found, "rolsuper"):
+        raise BypassError(
+            f"{who} is a superuser", hint="a role with BYPASSRLS, and with no more than it needs, is enough"
+        )
+    if not _is(found, "rolbypassrls"):
+        raise BypassError(
+            f"{who} has no BYPASSRLS, so the rules bind it", hint="connect with the login of support, or name its role"
+        )
+    return str(found["session_user"]), str(found["current_database"])
+
+
+def _require_key(login: Login) -> None:
+    if login.signed and login.key is None:
+        raise SigningKeyError("this database takes signed identities only", hint=prelude.GIVE_A_KEY)
+
+
+def _facts(results: Sequence[PGresult]) -> dict[str, str | None]:
+    """The one row of a query, by the names of its columns, as PostgreSQL writes it."""
+    (result,) = results
+    named = ((result.fname(column), result.get_value(0, column)) for column in range(result.nfields))
+    return {(name or b"").decode(): None if value is None else value.decode() for name, value in named}
+
+
+def _is(found: dict[str, str | None], fact: str) -> bool:
+    return found[fact] == "t"
+
+
+def _judge(found: dict[str, str | None]) -> None:
+    """Raise BypassingRoleError by what ``sql/catalog/login.sql`` found."""
+    login = f"login `{found['login']}`"
+    way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
+    if _is(found, "preset"):
+        raise BypassingRoleError(
+            f"{login} comes with an identity of its own",
+            hint="reset the settings rlskit.* of the login and of the connection",
+        )
+    if found["own_setting"] is not None:
+        raise BypassingRoleError(
+            f"{login} has a setting of its own for {found['own_setting']}, which it could have written itself",
+            hint=f'alter role "{found["login"]}" reset {found["own_setting"]}; set it for the database, or in the connection string',
+        )
+    if _is(found, "superuser"):
+        raise BypassingRoleError(f"{login} is a superuser, or may become one, so no rule binds it", hint=way_out)
+    if _is(found, "bypasses"):
+        raise BypassingRoleError(f"{login} has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out)
+    if found["reads_past"] is not None:
+        raise BypassingRoleError(f"{login} has {found['reads_past']}, which reaches past row security", hint=way_out)
+    if found["owns"] is not None:
+        raise BypassingRoleError(
+            f"{login} owns table {found['owns']}, or may become its owner, who can lift the rules", hint=way_out
+        )
+    if _is(found, "owns_runtime"):
+        raise BypassingRoleError(
+            f"{login} owns the schema rlskit, or may become its owner, who could rewrite who is who", hint=way_out
+        )
+    if _is(found, "reaches_keys"):
+        raise BypassingRoleError(
+            f"{login} has a privilege on rlskit.key, and could sign as anybody",
+            hint="rlskit apply takes it away, and so does rlskit install",
+        )
+    if found["row_security"] != "on":
+        raise BypassingRoleError(
+            f"{login} has row_security = {found['row_security']}", hint="reset row_security: it has to be on"
+        )
