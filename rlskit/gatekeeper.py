@@ -85,9 +85,7 @@ def guard(
     that has settings of its own for what rlskit rests on, and where ``row_security`` is off; RuntimeVersionError where the schema ``rlskit`` is missing
     or older than this package needs; SigningKeyError where identities have to be signed and there is no key.
     """
-    if allow_bypass is not None and not allow_bypass.strip():
-        raise BypassingRoleError("`allow_bypass` is empty", hint="say in words why this login may see everything")
-    terms = Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass)
+    terms = checked_terms(key, allow_bypass)
     if isinstance(source, AsyncConnection):
         return _aguard(source, terms)
     if isinstance(source, Connection):
@@ -104,13 +102,13 @@ def guard(
 def _guard(conn: Connection[Any], terms: Terms) -> None:
     check_read(conn)
     with conn.lock:
-        _require_key(conn.wait(admit(conn, terms)))
+        conn.wait(admit_with_key(conn, terms))
 
 
 async def _aguard(conn: AsyncConnection[Any], terms: Terms) -> None:
     check_read(conn)
     async with conn.lock:
-        _require_key(await conn.wait(admit(conn, terms)))
+        await conn.wait(admit_with_key(conn, terms))
 
 
 def _guard_lent(lease: AbstractContextManager[Connection[Any]], terms: Terms) -> None:
@@ -158,6 +156,13 @@ async def _ascrub(conn: AsyncConnection[Any]) -> None:
 
 
 # --- what is decided, whoever waits ------------------------------------------------------------------------
+
+
+def checked_terms(key: SigningKey | str | None, allow_bypass: str | None) -> Terms:
+    """The terms that these arguments of ``guard`` mean. Raises SigningKeyError, and BypassingRoleError for a reason that is none."""
+    if allow_bypass is not None and not allow_bypass.strip():
+        raise BypassingRoleError("`allow_bypass` is empty", hint="say in words why this login may see everything")
+    return Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass)
 
 
 def lent(pool: Any) -> Any:
@@ -267,7 +272,9 @@ def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, An
     return str(found["session_user"]), str(found["current_database"])
 
 
-def _require_key(login: Login) -> None:
+def admit_with_key(conn: AnyConnection, terms: Terms) -> prelude.Waiting:
+    """The same for a connection on which somebody will ask. Raises SigningKeyError where he has to be signed for, and there is no key."""
+    login = yield from admit(conn, terms)
     if login.signed and login.key is None:
         raise SigningKeyError("this database takes signed identities only", hint=prelude.GIVE_A_KEY)
 

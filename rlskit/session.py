@@ -57,7 +57,7 @@ class as_user(Block[Source_co]):
                 "`as_user` needs an Identity",
                 hint="for a guest write as_nobody(conn): nobody sees no rows, and gets no error",
             )
-        super().__init__(source, Asker(identity, checked_actor(actor), _checked_role(role)), pipeline=pipeline)
+        super().__init__(source, Asker(identity, checked_actor(actor), checked_role(role)), pipeline=pipeline)
 
 
 class as_nobody(Block[Source_co]):
@@ -67,7 +67,7 @@ class as_nobody(Block[Source_co]):
     """
 
     def __init__(self, source: Source_co, *, role: str | None = None, pipeline: bool = False) -> None:
-        super().__init__(source, Asker(None, role=_checked_role(role)), pipeline=pipeline)
+        super().__init__(source, Asker(None, role=checked_role(role)), pipeline=pipeline)
 
 
 class bypass(Block[Source_co]):
@@ -99,7 +99,7 @@ class bypass(Block[Source_co]):
             raise BypassError("a bypass needs a time limit", hint="timeout is in seconds, and more than 0")
         limits = ("statement_timeout", "idle_in_transaction_session_timeout")
         also = tuple((name, str(max(1, round(timeout * 1000)))) for name in limits)
-        super().__init__(source, Asker(None, checked_actor(actor), _checked_role(role), also))
+        super().__init__(source, Asker(None, checked_actor(actor), checked_role(role), also))
         self._reason, self._timeout = reason, timeout
         self._began = 0.0
         self._about: dict[str, object] = {}
@@ -196,5 +196,6 @@ def checked_actor(actor: object) -> Identity | None:
     raise InvalidIdentityError("`actor` is no Identity", hint="it is whoever really acts, as the token says")
 
 
-def _checked_role(role: str | None) -> str | None:
+def checked_role(role: str | None) -> str | None:
+    """Return it. Raises RuleError for what is no name of a role."""
     return None if role is None else checked_name(role, "role")

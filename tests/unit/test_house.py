@@ -51,6 +51,7 @@ ORDER = [
     "gatekeeper",
     "blocks",
     "session",
+    "sqlalchemy",
     "__init__",
     "_reaper",
     "server",
@@ -64,9 +65,22 @@ DOORS = {
     "psycopg": {
         "__init__",
         *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter"),
-        *("auditor", "backfiller", "keyring", "prelude", "gatekeeper", "blocks", "session", "server", "demo", "cli"),
+        *(
+            "auditor",
+            "backfiller",
+            "keyring",
+            "prelude",
+            "gatekeeper",
+            "blocks",
+            "session",
+            "sqlalchemy",
+            "server",
+            "demo",
+            "cli",
+        ),
         "denials",  # what it makes of the driver's exceptions is caught as they are
     },
+    "sqlalchemy": {"sqlalchemy"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
