@@ -18,7 +18,7 @@ test: .venv/dev
 
 # What the database decides does not depend on a release of a dependency, so it is not asked once more.
 test-oldest: .venv-oldest/dev
-	.venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/owners
+	.venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/examples --ignore tests/owners
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
