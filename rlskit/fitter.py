@@ -36,6 +36,13 @@ from rlskit.state import (
 from rlskit.words import did_you_mean
 
 _FIT_TYPES = ("text", "character varying")
+_NAMING_TYPES = (
+    *_FIT_TYPES,
+    "character",
+    "citext",
+    "name",
+    "uuid",
+)  # of columns that are meant to name somebody, fit or not
 
 
 def fit(wanted: State, database: Database, role: str) -> State:
@@ -213,7 +220,13 @@ def _refuse_fresh(names: Iterable[str], facts: TableFacts) -> None:
 
 
 def _refuse_misspelling(facts: TableFacts, column: Column) -> None:
-    near = did_you_mean(column.name, [each.name for each in facts.columns.values()])
+    # A column that could not name anybody, such as `done boolean`, is no other spelling of `owner`.
+    meant = [
+        each.name
+        for each in facts.columns.values()
+        if column.type is None or each.type.removesuffix("[]") in _NAMING_TYPES
+    ]
+    near = did_you_mean(column.name, meant)
     if column.type is None:
         raise UnknownColumnError(
             f"table `{facts.name}` has no column `{column.name}`, which a column rule names", hint=near

@@ -180,6 +180,16 @@ def test_a_misspelt_owner_column_is_not_added(database: Database) -> None:
     )
 
 
+def test_a_column_that_can_name_nobody_is_no_other_spelling_of_owner(database: Database) -> None:
+    database.execute("create table todo (id serial, content text, done boolean)")
+
+    database.apply(TableRules("todo", allow.owner()))
+
+    assert database.rows("select attname::text from pg_attribute where attrelid = 'todo'::regclass and attnum = 4") == [
+        ("owner",)
+    ]
+
+
 def test_a_column_rule_for_a_column_that_does_not_exist(database: Database) -> None:
     database.execute("create table todo (id int, content text)")
     with pytest.raises(UnknownColumnError) as caught:

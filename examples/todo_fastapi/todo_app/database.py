@@ -27,18 +27,16 @@ Model = TypeVar("Model")
 @asynccontextmanager
 async def opened_pool(settings: Settings) -> AsyncIterator[Pool]:
     """The application's connections, for as long as it runs."""
-    # A login that no rule binds ends the application here, and says why. The pool by itself would only log it, and try again.
-    async with await AsyncConnection.connect(settings.database_url) as conn:
-        await rlskit.guard(conn)
     async with AsyncConnectionPool(
         settings.database_url,
         max_size=settings.pool_size,
         min_size=min(4, settings.pool_size),
         timeout=10,  # seconds that a request waits for a connection; then it is answered with 503
-        configure=rlskit.guard,  # each new connection: does row security bind the login?
         reset=rlskit.scrub,  # each that comes back: nothing of one user's session reaches the next
         open=False,
     ) as pool:
+        # A login that no rule binds ends the application here, and says why.
+        await rlskit.guard(pool)
         yield pool
 
 
