@@ -103,10 +103,10 @@ class Block(Generic[Source_co]):
                     raise
         except BaseException as failure:
             self._give_back(failure)
-            _name_denial(failure)
+            _name_denial(failure, conn)
             raise
         self._give_back(error)
-        _name_denial(error)
+        _name_denial(error, conn)
 
     @contextmanager
     def _piped(self, conn: Connection[Any]) -> Iterator[None]:
@@ -201,10 +201,10 @@ class Block(Generic[Source_co]):
                     raise
         except BaseException as failure:
             await self._agive_back(failure)
-            _name_denial(failure)
+            _name_denial(failure, conn)
             raise
         await self._agive_back(error)
-        _name_denial(error)
+        _name_denial(error, conn)
 
     @asynccontextmanager
     async def _apiped(self, conn: AsyncConnection[Any]) -> AsyncIterator[None]:
@@ -331,9 +331,9 @@ def _half_way() -> TransactionInProgressError:
     )
 
 
-def _name_denial(error: BaseException | None) -> None:
+def _name_denial(error: BaseException | None, conn: AnyConnection) -> None:
     """Raise by its name what the database refused. Anything else, and what has its name already, is left to go its way."""
-    found = denial(error) if isinstance(error, InsufficientPrivilege) else None
+    found = denial(error, gatekeeper.rules_of(conn)) if isinstance(error, InsufficientPrivilege) else None
     if found is not None and found is not error:
         raise found from error
 

@@ -10,6 +10,7 @@ from psycopg.errors import Diagnostic, InsufficientPrivilege
 from psycopg.pq import DiagnosticField
 
 from rlskit.errors import NotVisible, RlskitError
+from rlskit.rules import Rules
 from rlskit.vocabulary import Operation
 
 # What is kept of PostgreSQL's report. Detail, context and internal query may hold values of rows, and are left with the driver's exception.
@@ -73,11 +74,12 @@ class TableDenied(Denied):
 Denial: TypeAlias = RowDenied | ColumnDenied | TableDenied
 
 
-def denial(error: BaseException) -> Denial | None:
+def denial(error: BaseException, rules: Rules | None = None) -> Denial | None:
     """What the database refused, by name: psycopg's exception, or one that wraps it, as RowDenied, ColumnDenied or TableDenied.
 
     A wrapper has it as ``orig``, as those of SQLAlchemy have, or as ``__cause__``. What is typed already is returned as it is, and None for
     anything else: then the database refused nothing, or something that is no access to data, such as SET ROLE or a RAISE of one's own.
+    With ``rules`` the hint also says which rule it was.
     """
     for each in _unwrapped(error):
         if isinstance(each, Denial):
@@ -86,8 +88,26 @@ def denial(error: BaseException) -> Denial | None:
             found = _read(each.diag)
             if found is not None:
                 found.__cause__ = each
+                if rules is not None and (rule := _rule(found, rules)):
+                    found.hint += f"; {rule}"
             return found
     return None
+
+
+def _rule(found: Denial, rules: Rules) -> str:
+    """The rule that was not met, in the words of the declaration; empty where it cannot be told which table it is."""
+    schema = found.diag.schema_name
+    tables = [each for each in rules.tables if each.name.name == found.table and schema in (None, "", each.name.schema)]
+    if found.table is None or len(tables) > 1:
+        return ""
+    if not tables:
+        return f"no rule names table `{found.table}`"
+    (table,) = tables
+    columns = dict(table.columns)
+    if isinstance(found, ColumnDenied) and found.columns:
+        named = {each: " or ".join(map(str, columns.get(each, ()))) or "nobody" for each in found.columns}
+        return "; ".join(f"column `{column}` is for {who}" for column, who in named.items())
+    return f"the rules of table `{table.name}`: {table}"
 
 
 class Counted(Protocol):

@@ -23,6 +23,7 @@ from rlskit.errors import (
     TransactionInProgressError,
 )
 from rlskit.prelude import AnyConnection, Login
+from rlskit.rules import Rules
 from rlskit.signing import SigningKey
 
 Conn_co = TypeVar("Conn_co", bound=AnyConnection, covariant=True)
@@ -46,10 +47,11 @@ class AsyncPool(Protocol[Conn_co]):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what a login is let in: the key that signs for it, and why it may bypass row security, where it may."""
+    """On what a login is let in: the key that signs for it, why it may bypass row security where it may; and the rules that a refusal is explained by."""
 
     key: SigningKey | None = None
     allow_bypass: str | None = None
+    rules: Rules | None = None
 
 
 # Both forget what is gone.
@@ -58,34 +60,52 @@ _terms: WeakKeyDictionary[Any, Terms] = WeakKeyDictionary()  # of pools
 
 
 @overload
-def guard(source: Connection[Any], *, key: SigningKey | str | None = None, allow_bypass: str | None = None) -> None: ...
-@overload
 def guard(
-    source: AsyncConnection[Any], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
-) -> Awaitable[None]: ...
-@overload
-def guard(
-    source: Pool[Connection[Any]], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+    source: Connection[Any],
+    *,
+    key: SigningKey | str | None = None,
+    rules: Rules | None = None,
+    allow_bypass: str | None = None,
 ) -> None: ...
 @overload
 def guard(
-    source: AsyncPool[AsyncConnection[Any]], *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+    source: AsyncConnection[Any],
+    *,
+    key: SigningKey | str | None = None,
+    rules: Rules | None = None,
+    allow_bypass: str | None = None,
+) -> Awaitable[None]: ...
+@overload
+def guard(
+    source: Pool[Connection[Any]],
+    *,
+    key: SigningKey | str | None = None,
+    rules: Rules | None = None,
+    allow_bypass: str | None = None,
+) -> None: ...
+@overload
+def guard(
+    source: AsyncPool[AsyncConnection[Any]],
+    *,
+    key: SigningKey | str | None = None,
+    rules: Rules | None = None,
+    allow_bypass: str | None = None,
 ) -> Awaitable[None]: ...
 def guard(
-    source: Any, *, key: SigningKey | str | None = None, allow_bypass: str | None = None
+    source: Any, *, key: SigningKey | str | None = None, rules: Rules | None = None, allow_bypass: str | None = None
 ) -> Awaitable[None] | None:
     """Make sure, once for each connection, that row security binds its login. A connection is left as it is: idle when idle.
 
     ``source`` is a psycopg connection, or an open pool: then one of its connections is asked now, and each other one when ``as_user`` takes it first.
     ``ConnectionPool(…, configure=rlskit.guard)`` asks whenever a connection is made. For what is asynchronous it returns an awaitable.
     ``key`` (a SigningKey, or its text) signs every identity that asks on these connections, where the database takes signed ones only.
-    ``allow_bypass`` is a reason in words why this login may see everything all the same; it is logged.
+    With ``rules``, the Rules of this database, a refusal says by which of them. ``allow_bypass`` is a reason in words why this login may see everything all the same; it is logged.
 
     Raises BypassingRoleError for a superuser, for BYPASSRLS, for the owner of a managed table, for whoever may become one of them, for a login
     that has settings of its own for what rlskit rests on, and where ``row_security`` is off; RuntimeVersionError where the schema ``rlskit`` is missing
     or older than this package needs; SigningKeyError where identities have to be signed and there is no key.
     """
-    terms = checked_terms(key, allow_bypass)
+    terms = checked_terms(key, rules, allow_bypass)
     if isinstance(source, AsyncConnection):
         return _aguard(source, terms)
     if isinstance(source, Connection):
@@ -158,11 +178,11 @@ async def _ascrub(conn: AsyncConnection[Any]) -> None:
 # --- what is decided, whoever waits ------------------------------------------------------------------------
 
 
-def checked_terms(key: SigningKey | str | None, allow_bypass: str | None) -> Terms:
+def checked_terms(key: SigningKey | str | None, rules: Rules | None, allow_bypass: str | None) -> Terms:
     """The terms that these arguments of ``guard`` mean. Raises SigningKeyError, and BypassingRoleError for a reason that is none."""
     if allow_bypass is not None and not allow_bypass.strip():
         raise BypassingRoleError("`allow_bypass` is empty", hint="say in words why this login may see everything")
-    return Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass)
+    return Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass, rules)
 
 
 def lent(pool: Any) -> Any:
@@ -174,6 +194,11 @@ def lent(pool: Any) -> Any:
             f"`{type(pool).__name__}` is neither a connection nor a pool",
             hint="pass a psycopg connection or a psycopg_pool pool",
         ) from None
+
+
+def rules_of(conn: AnyConnection) -> Rules | None:
+    """The rules that ``guard`` was given for this connection, or for its pool."""
+    return _known[conn][0].rules if conn in _known else None
 
 
 def terms_of(source: Any) -> Terms | None:
@@ -211,7 +236,7 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
     """
     if conn in _known:
         before, login = _known[conn]
-        if terms in (None, Terms(), before):
+        if terms is None or terms is before or terms in (Terms(), before):
             return login
     terms = terms or Terms()
     found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/login.sql").encode())))

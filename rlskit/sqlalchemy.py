@@ -36,6 +36,7 @@ from rlskit.errors import IdentityConflictError, IdentityError, MissingIdentityE
 from rlskit.gatekeeper import Terms
 from rlskit.identity import Identity
 from rlskit.prelude import AnyConnection, Asker
+from rlskit.rules import Rules
 from rlskit.session import checked_actor, checked_role
 from rlskit.signing import SigningKey
 
@@ -58,6 +59,7 @@ def guard(
     target: Guardable,
     *,
     key: SigningKey | str | None = None,
+    rules: Rules | None = None,
     require_identity: bool = True,
     allow_bypass: str | None = None,
     scrub: bool = True,
@@ -65,12 +67,12 @@ def guard(
     """Let nobody ask through these connections who has not said who he is, and no login that row security does not bind. Once, at start.
 
     ``target`` is an engine, or a sessionmaker that is bound to one; async ones too. No database is asked now: each connection is when it is made,
-    as ``rlskit.guard`` asks it; ``key`` and ``allow_bypass`` are that one's. With ``require_identity`` a statement without an identity raises
+    as ``rlskit.guard`` asks it; ``key``, ``rules`` and ``allow_bypass`` are that one's. With ``require_identity`` a statement without an identity raises
     MissingIdentityError; without it, it asks as nobody. ``scrub`` sends DISCARD ALL when a connection goes back to the pool.
 
     Raises IdentityError for another driver than psycopg, and for a sessionmaker that is bound to no engine; SigningKeyError for a key that is none.
     """
-    terms = gatekeeper.checked_terms(key, allow_bypass)
+    terms = gatekeeper.checked_terms(key, rules, allow_bypass)
     for engine in _engines(target):
         watch = _watched(engine)
         watch.terms, watch.require_identity, watch.scrub = terms, require_identity, scrub
@@ -248,7 +250,7 @@ class _Watch:
 
     def handle_error(self, context: ExceptionContext) -> None:
         """Give what the database refused its name, as ``orig``."""
-        found = denial(context.original_exception)
+        found = denial(context.original_exception, self.terms.rules)
         if found is not None and context.sqlalchemy_exception is not None:
             context.sqlalchemy_exception.orig = found
 

@@ -441,3 +441,42 @@ def test_a_cursor_that_does_not_count_is_no_answer(todo: Database) -> None:
         cursor.execute("select id from todo")
         with pytest.raises(TypeError, match="ServerCursor"):
             expect_row(cursor)
+
+
+# Whom the rules are known to, is told which one it was.
+BY_RULE = {
+    "a row that would be another's": 'the rules of table `public.note`: allow.owner(), reassign="never"',
+    "a new row of another's": "the rules of table `public.todo`: " + str(RULES[0]),
+}
+
+
+@pytest.mark.parametrize("what", BY_RULE)
+def test_a_hint_names_the_rule_where_the_rules_are_known(what: str, todo: Database) -> None:
+    with todo.connect_as_app() as conn:
+        guard(conn, rules=todo.rules(*RULES))
+        with pytest.raises(RowDenied) as caught, as_user(conn, BOB):
+            conn.execute(REFUSED[what][0])
+
+    assert caught.value.hint.partition("; ")[2] == BY_RULE[what]
+
+
+def test_a_hint_names_the_rule_of_the_column(todo: Database) -> None:
+    with ConnectionPool(todo.app_dsn, min_size=1, max_size=1) as pool:
+        guard(pool, rules=todo.rules(*RULES))
+        with as_user(pool, ALICE) as conn:
+            conn.execute("insert into shared (id, title, editors) values (71, 'mine', array['bob'])")
+        with pytest.raises(ColumnDenied) as caught, as_user(pool, BOB) as conn:
+            conn.execute("update shared set title = 'his' where id = 71")
+
+    assert caught.value.hint.endswith(
+        '; column `title` is for allow.owner() or allow.owners_defined_in("editors").to("read")'
+    )
+
+
+def test_a_table_without_rules_is_told_so(todo: Database) -> None:
+    with todo.connect_as_app() as conn, pytest.raises(TableDenied) as caught:
+        guard(conn, rules=todo.rules(*RULES))
+        with as_user(conn, BOB):
+            conn.execute("select * from closed")
+
+    assert caught.value.hint.endswith("; no rule names table `closed`")
