@@ -6,10 +6,11 @@ import logging
 from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol, TypeVar, overload
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, __version__
 from psycopg.pq import Escaping, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -159,20 +160,47 @@ def scrub(conn: AnyConnection) -> Awaitable[None] | None:
 
 def _scrub(conn: Connection[Any]) -> None:
     check_idle(conn)
-    with conn.lock:
-        conn.wait(prelude.send_simply(conn, b"begin"))
-    conn.rollback()  # psycopg forgets what it has prepared when it rolls back, and not, in every release, when it discards all
-    with conn.lock:
-        conn.wait(prelude.send_simply(conn, b"discard all"))
+    if conn.prepare_threshold is None:
+        with conn.lock:
+            conn.wait(prelude.send_simply(conn, b"discard all"))
+    elif _NOTICES_DISCARD:
+        autocommit, conn.autocommit = conn.autocommit, True
+        Cursor(conn).execute(_unlike_any_other())
+        conn.autocommit = autocommit
+    else:
+        with conn.lock:
+            conn.wait(prelude.send_simply(conn, b"begin"))
+        conn.rollback()
+        with conn.lock:
+            conn.wait(prelude.send_simply(conn, b"discard all"))
 
 
 async def _ascrub(conn: AsyncConnection[Any]) -> None:
     check_idle(conn)
-    async with conn.lock:
-        await conn.wait(prelude.send_simply(conn, b"begin"))
-    await conn.rollback()  # as above
-    async with conn.lock:
-        await conn.wait(prelude.send_simply(conn, b"discard all"))
+    if conn.prepare_threshold is None:
+        async with conn.lock:
+            await conn.wait(prelude.send_simply(conn, b"discard all"))
+    elif _NOTICES_DISCARD:
+        autocommit = conn.autocommit
+        await conn.set_autocommit(True)
+        await AsyncCursor(conn).execute(_unlike_any_other())
+        await conn.set_autocommit(autocommit)
+    else:
+        async with conn.lock:
+            await conn.wait(prelude.send_simply(conn, b"begin"))
+        await conn.rollback()
+        async with conn.lock:
+            await conn.wait(prelude.send_simply(conn, b"discard all"))
+
+
+# psycopg has to forget what it has prepared, or else it would ask for what is gone. Since 3.3.6 it notices that in a DISCARD ALL that it sends itself
+# and has not seen before; always, when it rolls back.
+_NOTICES_DISCARD = tuple(int(part) for part in __version__.split(".")[:3] if part.isdecimal()) >= (3, 3, 6)
+_scrubs = count(1)
+
+
+def _unlike_any_other() -> bytes:
+    return f"discard all -- {next(_scrubs)}".encode()
 
 
 # --- what is decided, whoever waits ------------------------------------------------------------------------
