@@ -13,7 +13,7 @@ except ImportError as error:
 
 from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial, expect_row
 from rlskit.errors import NotVisible
-from rlskit.gatekeeper import guard, scrub
+from rlskit.gatekeeper import check_connection, guard, scrub
 from rlskit.identity import Identity
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.session import as_nobody, as_user, bypass
@@ -42,6 +42,7 @@ __all__ = [
     "as_nobody",
     "as_user",
     "bypass",
+    "check_connection",
     "compile",
     "denial",
     "expect_row",

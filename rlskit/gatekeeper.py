@@ -18,6 +18,7 @@ from rlskit import prelude, runtime
 from rlskit.errors import (
     BypassError,
     BypassingRoleError,
+    IdentityConflictError,
     MissingIdentityError,
     RuntimeVersionError,
     SigningKeyError,
@@ -201,6 +202,47 @@ _scrubs = count(1)
 
 def _unlike_any_other() -> bytes:
     return f"discard all -- {next(_scrubs)}".encode()
+
+
+@overload
+def check_connection(conn: Connection[Any]) -> None: ...
+@overload
+def check_connection(conn: AsyncConnection[Any]) -> Awaitable[None]: ...
+def check_connection(conn: AnyConnection) -> Awaitable[None] | None:
+    """Make sure that a connection is alive and that nobody left himself on it, in one round trip: for ``ConnectionPool(…, check=rlskit.check_connection)``.
+
+    A pool lends another then. ``conn`` is idle, and idle afterwards, or else closed. For an AsyncConnection it returns an awaitable.
+
+    Raises IdentityConflictError where an identity, a role or a search_path was left for the session; psycopg's OperationalError where nothing answers.
+    """
+    if isinstance(conn, AsyncConnection):
+        return _acheck_connection(conn)
+    try:
+        with conn.lock:
+            conn.wait(_check_clean(conn))
+    except BaseException:
+        conn.close()  # or else the pool would lend it again
+        raise
+    return None
+
+
+async def _acheck_connection(conn: AsyncConnection[Any]) -> None:
+    try:
+        async with conn.lock:
+            await conn.wait(_check_clean(conn))
+    except BaseException:
+        await conn.close()  # as above
+        raise
+
+
+def _check_clean(conn: AnyConnection) -> prelude.Waiting:
+    check_idle(conn)
+    found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/clean.sql").encode())))
+    if not _is(found, "clean"):
+        raise IdentityConflictError(
+            "somebody left an identity, a role or a search_path on the connection",
+            hint="whatever wrote it for the session has to write it for the transaction; reset=rlskit.scrub takes it away",
+        )
 
 
 # --- what is decided, whoever waits ------------------------------------------------------------------------

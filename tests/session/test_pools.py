@@ -13,7 +13,7 @@ import pytest
 from psycopg import Connection
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from rlskit import Identity, TableRules, allow, as_nobody, as_user, guard, scrub
+from rlskit import Identity, TableRules, allow, as_nobody, as_user, check_connection, guard, scrub
 from rlskit.errors import BypassingRoleError, MissingIdentityError
 from tests.support import ALICE, BOB, CAROL, Database, full
 
@@ -222,3 +222,41 @@ def test_an_async_pool_lends_a_connection_for_the_block(todo: Database) -> None:
             return await asyncio.gather(*(ask(pool, who) for who in PEOPLE))
 
     assert asyncio.run(asyncio.wait_for(scenario(), 60)) == [[(full(who),)] for who in PEOPLE]
+
+
+LEFT = {
+    "an identity": "select set_config('rlskit.sub', 'a1f0', false)",
+    "a username": "set rlskit.username = 'alice'",
+    "claims": """set rlskit.claims = '{"email": "alice@example.com"}'""",
+    "an actor": "set rlskit.actor = 'carol'",
+    "a token": "set rlskit.token = 'v1.k.e30=.00'",
+    "a search_path": "set search_path = pg_temp, public",
+    "row_security": "set row_security = off",
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_a_pool_that_checks_does_not_lend_what_somebody_left_himself_on(what: str, todo: Database) -> None:
+    with ConnectionPool(todo.app_dsn, min_size=1, max_size=1, check=check_connection, timeout=20) as pool:
+        with pool.connection() as conn:
+            spoilt = conn.info.backend_pid
+            conn.execute(LEFT[what].encode())
+        with pool.connection() as conn:
+            assert conn.info.backend_pid != spoilt
+            before = conn.info.backend_pid
+        with as_user(pool, ALICE) as conn:
+            assert conn.info.backend_pid == before, "a clean one is lent again"
+
+
+def test_a_pool_that_checks_does_not_lend_what_is_dead(todo: Database) -> None:
+    async def asked() -> list[Any]:
+        async with AsyncConnectionPool(
+            todo.app_dsn, min_size=1, max_size=1, check=check_connection, open=False
+        ) as pool:
+            async with pool.connection() as conn:
+                dead = conn.info.backend_pid
+            todo.rows("select pg_terminate_backend(%s, 5000)", [dead])
+            async with as_user(pool, ALICE) as conn:
+                return await (await conn.execute("select owner from todo")).fetchall()
+
+    assert asyncio.run(asked()) == [(full(ALICE),)]
