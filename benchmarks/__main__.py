@@ -11,11 +11,17 @@ from time import perf_counter
 
 import psycopg
 
-from benchmarks import build, database, demo, identity, imports, reads, tables
+from benchmarks import build, database, demo, identity, imports, reads, roundtrips, tables
 from benchmarks.measure import timed
 
 ALONE = {"imports": imports.run, "demo": demo.run}
-ON_EACH_SERVER = {"tables": tables.run, "reads": reads.run, "identity": identity.run, "build": build.run}
+ON_EACH_SERVER = {
+    "tables": tables.run,
+    "reads": reads.run,
+    "identity": identity.run,
+    "roundtrips": roundtrips.run,
+    "build": build.run,
+}
 
 
 def main() -> None:

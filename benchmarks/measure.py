@@ -13,10 +13,11 @@ from pathlib import Path
 from random import Random
 from statistics import quantiles
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from psycopg import Connection
+from psycopg import AsyncConnection, Connection
 
+AnyConnection: TypeAlias = Connection[Any] | AsyncConnection[Any]
 Result = TypeVar("Result")
 
 
@@ -66,7 +67,7 @@ def timed(action: Callable[[], Result]) -> tuple[float, Result]:
 
 
 @contextmanager
-def one_core(conn: Connection[Any]) -> Iterator[str]:
+def one_core(*conns: AnyConnection) -> Iterator[str]:
     """Client and server share a core, where the system lets us: to wake another one takes longer than a short query.
 
     Gives it in words, for the report.
@@ -75,12 +76,18 @@ def one_core(conn: Connection[Any]) -> Iterator[str]:
         yield "client and server on cores of their own"
         return
     before = os.sched_getaffinity(0)
-    for process in (0, conn.info.backend_pid):
+    for process in (*_threads(), *(conn.info.backend_pid for conn in conns)):
         os.sched_setaffinity(process, {max(before)})
     try:
         yield "client and server on one core"
     finally:
-        os.sched_setaffinity(0, before)
+        for thread in _threads():
+            os.sched_setaffinity(thread, before)
+
+
+def _threads() -> list[int]:
+    """Those of this process: each is bound to cores for itself."""
+    return [int(task.name) for task in Path("/proc/self/task").iterdir()]
 
 
 def round_trips(conn: Connection[Any], action: Callable[[], Result]) -> tuple[int, Result]:
