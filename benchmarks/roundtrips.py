@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -12,14 +13,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, Connection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import ConnectionPool
+from sqlalchemy import URL, create_engine, text
+from sqlalchemy.orm import Session
 
+import rlskit.sqlalchemy
 from benchmarks.database import APP, ME, fresh_database
 from benchmarks.measure import AnyConnection, Spread, interleaved, one_core, ratios, report, timed
 from benchmarks.wire import Counts, Wire, wire
-from rlskit import as_user, guard, installer, scrub
+from rlskit import Identity, SigningKey, as_user, guard, installer, keyring, scrub
 from rlskit.server import Running
 
 Pool: TypeAlias = ConnectionPool[Connection[Any]]
@@ -44,12 +48,13 @@ NEAR, FAR = Distance("no delay", 0, 40, 10), Distance("1 ms", 0.001, 30, 4)
 
 
 def run(server: Running) -> None:
+    key = SigningKey.generate()
     with fresh_database(server, "roundtrips") as dsn:
         with psycopg.connect(dsn) as conn:
-            _prepare(conn)
+            _prepare(conn, key)
         with wire(make_conninfo(dsn, user=APP)) as line, ExitStack() as stack:
             clients = Clients(line.dsn, stack)
-            arms = _arms(clients)
+            arms = _arms(clients, key)
             for arm in arms.values():
                 arm(WARM_UP)
             with one_core(*clients.conns) as cores:
@@ -65,8 +70,9 @@ def run(server: Running) -> None:
     )
 
 
-def _prepare(conn: Connection[Any]) -> None:
+def _prepare(conn: Connection[Any], key: SigningKey) -> None:
     installer.install(conn)
+    keyring.add(conn, key)
     conn.execute("create table todo (id serial primary key, content text)")
     conn.execute("insert into todo (content) values ('milk')")
     conn.execute(SQL("grant select on todo to {}").format(Identifier(APP)))
@@ -113,6 +119,42 @@ class Clients:
 
         return perform
 
+    def signing(self, key: SigningKey, transaction: Callable[[Connection[Any]], None]) -> Arm:
+        arm = self.on_a_connection(transaction)
+        conn = self.conns[-1]
+        assert isinstance(conn, Connection)
+        logging.getLogger("rlskit").setLevel(
+            logging.ERROR
+        )  # it warns that this database takes others too, as the other lines need it to
+        guard(conn, key=key)
+        return arm
+
+    def on_a_session(self, identity: Identity | None) -> Arm:
+        """A transaction of SQLAlchemy's ORM, on an engine of its own; for an identity, under guard."""
+        place = {name: str(value) for name, value in conninfo_to_dict(self._dsn).items()}
+        engine = create_engine(URL.create("postgresql+psycopg", query=place), pool_size=1, max_overflow=0)
+        self._stack.callback(engine.dispose)
+        if identity is not None:
+            rlskit.sqlalchemy.guard(engine)
+        with Session(engine) as session:
+            if identity is not None:
+                rlskit.sqlalchemy.set_identity(session, identity)
+            driver = session.connection().connection.driver_connection
+            assert isinstance(driver, Connection)
+            self.conns.append(driver)
+        session = self._stack.enter_context(
+            Session(engine)
+        )  # kept: what it costs to give the connection back is another line's matter
+        if identity is not None:
+            rlskit.sqlalchemy.set_identity(session, identity)
+
+        def perform(times: int) -> None:
+            for _ in range(times):
+                assert session.execute(text(READ.replace("%s", ":id")), {"id": 1}).fetchone()
+                session.commit()
+
+        return perform
+
     def on_a_pool(self, transaction: Callable[[Pool], None], **options: Any) -> Arm:
         pool: Pool = self._stack.enter_context(
             ConnectionPool(self._dsn, min_size=1, max_size=1, configure=guard, **options)
@@ -140,17 +182,22 @@ class Clients:
         return lambda times: self._runner.run(perform(times))
 
 
-def _arms(clients: Clients) -> dict[str, Arm]:
+def _arms(clients: Clients, key: SigningKey) -> dict[str, Arm]:
     return {
         "conn.transaction()": clients.on_a_connection(_unidentified),
         "the same again (noise)": clients.on_a_connection(_unidentified),
         "conn.transaction(), and set_config by hand": clients.on_a_connection(_by_hand),
         "conn.transaction(), and set_config by hand, thrice": clients.on_a_connection(_by_hand_one_by_one),
         "as_user": clients.on_a_connection(_identified),
+        "as_user, signed": clients.signing(key, _identified),
+        "as_user, pipeline=True": clients.on_a_connection(_in_one_flight),
+        "as_user, pipeline=True, signed": clients.signing(key, _in_one_flight),
         "as_user, from a pool": clients.on_a_pool(_identified),
         "as_user, from a pool with reset=scrub": clients.on_a_pool(_identified, reset=scrub),
         "conn.transaction(), async": clients.on_an_async_connection(_aunidentified),
         "as_user, async": clients.on_an_async_connection(_aidentified),
+        "SQLAlchemy's Session": clients.on_a_session(None),
+        "SQLAlchemy's Session, guard and set_identity": clients.on_a_session(ME),
     }
 
 
@@ -180,6 +227,12 @@ def _by_hand_one_by_one(conn: Connection[Any]) -> None:
 def _identified(source: Any) -> None:
     with as_user(source, ME) as conn:
         _read(conn)
+
+
+def _in_one_flight(conn: Connection[Any]) -> None:
+    with as_user(conn, ME, pipeline=True):
+        found = conn.execute(READ, [1])
+    assert found.fetchone()
 
 
 async def _aread(conn: AsyncConnection[Any]) -> None:

@@ -62,13 +62,14 @@ def guard(
     rules: Rules | None = None,
     require_identity: bool = True,
     allow_bypass: str | None = None,
-    scrub: bool = True,
+    scrub: bool = False,
 ) -> None:
     """Let nobody ask through these connections who has not said who he is, and no login that row security does not bind. Once, at start.
 
     ``target`` is an engine, or a sessionmaker that is bound to one; async ones too. No database is asked now: each connection is when it is made,
     as ``rlskit.guard`` asks it; ``key``, ``rules`` and ``allow_bypass`` are that one's. With ``require_identity`` a statement without an identity raises
-    MissingIdentityError; without it, it asks as nobody. ``scrub`` sends DISCARD ALL when a connection goes back to the pool.
+    MissingIdentityError; without it, it asks as nobody. ``scrub`` sends DISCARD ALL when a connection goes
+    back to the pool: a round trip more for each transaction, because a session gives its connection back after each.
 
     Raises IdentityError for another driver than psycopg, and for a sessionmaker that is bound to no engine; SigningKeyError for a key that is none.
     """
