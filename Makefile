@@ -3,12 +3,13 @@
 # make lint   format, lint, types
 # make bench  every figure in the documentation
 # make fuzz   the database against the reference, for long
+# make stress hundreds of thousands of transactions through pools and PgBouncer; nobody may be taken for another
 # make mutants  each part of what rules compile to is taken away once; a test has to notice
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-oldest lint format bench fuzz mutants clean
+.PHONY: demo test test-oldest lint format bench fuzz stress mutants clean
 
 demo: .venv/demo
 	@$(BIN)/rlskit demo
@@ -18,7 +19,8 @@ test: .venv/dev
 
 # What the database decides does not depend on a release of a dependency, so it is not asked once more.
 test-oldest: .venv-oldest/dev
-	.venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/examples --ignore tests/owners
+	.venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/examples \
+		--ignore tests/owners --ignore tests/stress
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
@@ -34,6 +36,9 @@ bench: .venv/dev
 
 fuzz: .venv/dev
 	RLSKIT_FUZZ=100 $(BIN)/python -m pytest -n auto tests/conformance/test_differential.py
+
+stress: .venv/dev
+	RLSKIT_STRESS=60 $(BIN)/python -m pytest -n auto tests/stress/test_identity.py
 
 mutants: .venv/dev
 	$(BIN)/python -m tests.mutants

@@ -41,7 +41,11 @@ def pytest_report_header() -> str:
     return "PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())
 
 
-COUNTED = {"amplify_cases": "recorded decisions", "differential_steps": "statements held against the reference"}
+COUNTED = {
+    "amplify_cases": "recorded decisions",
+    "differential_steps": "statements held against the reference",
+    "stress_transactions": "transactions under their own identity",
+}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
