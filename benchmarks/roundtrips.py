@@ -129,22 +129,20 @@ class Clients:
         guard(conn, key=key)
         return arm
 
-    def on_a_session(self, identity: Identity | None) -> Arm:
-        """A transaction of SQLAlchemy's ORM, on an engine of its own; for an identity, under guard."""
+    def on_a_session(self, identity: Identity | None, **options: Any) -> Arm:
+        """A transaction of SQLAlchemy's ORM, on an engine of its own; for an identity, under guard. It gives its connection back each time."""
         place = {name: str(value) for name, value in conninfo_to_dict(self._dsn).items()}
         engine = create_engine(URL.create("postgresql+psycopg", query=place), pool_size=1, max_overflow=0)
         self._stack.callback(engine.dispose)
         if identity is not None:
-            rlskit.sqlalchemy.guard(engine)
+            rlskit.sqlalchemy.guard(engine, **options)
         with Session(engine) as session:
             if identity is not None:
                 rlskit.sqlalchemy.set_identity(session, identity)
             driver = session.connection().connection.driver_connection
             assert isinstance(driver, Connection)
             self.conns.append(driver)
-        session = self._stack.enter_context(
-            Session(engine)
-        )  # kept: what it costs to give the connection back is another line's matter
+        session = self._stack.enter_context(Session(engine))
         if identity is not None:
             rlskit.sqlalchemy.set_identity(session, identity)
 
@@ -198,6 +196,7 @@ def _arms(clients: Clients, key: SigningKey) -> dict[str, Arm]:
         "as_user, async": clients.on_an_async_connection(_aidentified),
         "SQLAlchemy's Session": clients.on_a_session(None),
         "SQLAlchemy's Session, guard and set_identity": clients.on_a_session(ME),
+        "the same, scrub=True": clients.on_a_session(ME, scrub=True),
     }
 
 

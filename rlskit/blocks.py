@@ -12,7 +12,7 @@ from typing import Any, Generic, NoReturn, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, Cursor, Transaction
-from psycopg.errors import InsufficientPrivilege, InvalidAuthorizationSpecification
+from psycopg.errors import InsufficientPrivilege, InvalidAuthorizationSpecification, OperationalError, PipelineAborted
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from rlskit import gatekeeper, prelude
@@ -60,7 +60,11 @@ class Block(Generic[Source_co]):
             gatekeeper.check_read(conn)
             if self._is_inside():
                 savepoint = Transaction(conn)
-                savepoint.__enter__()
+                try:
+                    savepoint.__enter__()
+                except BaseException:
+                    conn.close()  # its transaction is lost, and psycopg may count a savepoint that was never made, and refuse every commit
+                    raise
                 self._savepoint = savepoint
             elif self._pipelined:
                 self._pipeline = self._piped(conn)
@@ -122,10 +126,13 @@ class Block(Generic[Source_co]):
                     Cursor(conn).execute(statement.encode(), values, prepare=False)
                 yield
                 self._close()
-                Cursor(conn).execute("commit", prepare=False)
+                ended = Cursor(conn).execute("commit", prepare=False)
+            _check_ended(ended)
         except InvalidAuthorizationSpecification as error:
             prelude.name_refusal(error, self._login)
             raise
+        except PipelineAborted as error:
+            raise _given_up() from error
         finally:
             self._close()
             if not conn.closed:
@@ -158,7 +165,11 @@ class Block(Generic[Source_co]):
             gatekeeper.check_read(conn)
             if self._is_inside():
                 savepoint = AsyncTransaction(conn)
-                await savepoint.__aenter__()
+                try:
+                    await savepoint.__aenter__()
+                except BaseException:
+                    await conn.close()  # as above
+                    raise
                 self._savepoint = savepoint
             elif self._pipelined:
                 self._pipeline = self._apiped(conn)
@@ -220,10 +231,13 @@ class Block(Generic[Source_co]):
                     await AsyncCursor(conn).execute(statement.encode(), values, prepare=False)
                 yield
                 self._close()
-                await AsyncCursor(conn).execute("commit", prepare=False)
+                ended = await AsyncCursor(conn).execute("commit", prepare=False)
+            _check_ended(ended)
         except InvalidAuthorizationSpecification as error:
             prelude.name_refusal(error, self._login)
             raise
+        except PipelineAborted as error:
+            raise _given_up() from error
         finally:
             self._close()
             if not conn.closed:
@@ -286,14 +300,40 @@ class Block(Generic[Source_co]):
 
 
 def _has_to_end(conn: AnyConnection, kind: type[BaseException] | None) -> bool:
-    """Whether there is a transaction to end. Raises TransactionInProgressError where the block has ended it by itself."""
+    """Whether there is a transaction to end. Raises where the block ends as if all were well, and nothing of it could be stored.
+
+    That is TransactionInProgressError where the block has ended the transaction by itself, or has caught the error that PostgreSQL had given it
+    up for; OperationalError where the connection is lost.
+    """
     if conn.closed:
+        if kind is None:
+            raise OperationalError("the connection was lost or closed inside the block: nothing of it is stored")
         return False
-    if kind is None and conn.info.transaction_status == TransactionStatus.IDLE:
+    if kind is None:
+        _check_status(conn.info.transaction_status)
+    return True
+
+
+def _check_status(status: TransactionStatus) -> None:
+    if status == TransactionStatus.IDLE:
         raise TransactionInProgressError(
             "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
         )
-    return True
+    if status == TransactionStatus.INERROR:
+        raise _given_up()
+
+
+def _given_up() -> TransactionInProgressError:
+    return TransactionInProgressError(
+        "an error was caught inside the block, for which PostgreSQL has given the transaction up: nothing of it is stored",
+        hint="let the error leave the block, or put `with conn.transaction():` around what may fail",
+    )
+
+
+def _check_ended(ended: Cursor[Any] | AsyncCursor[Any]) -> None:
+    """The same where the commit was sent already: PostgreSQL answers by what it has done."""
+    if ended.statusmessage == "ROLLBACK":
+        raise _given_up()
 
 
 # No identity outlives its block, whatever went wrong: or else the connection is closed. Its lock is held.

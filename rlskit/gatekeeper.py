@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, __version__
+from psycopg.errors import OperationalError
 from psycopg.pq import Escaping, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -277,7 +278,9 @@ def terms_of(source: Any) -> Terms | None:
 
 
 def check_idle(conn: AnyConnection) -> None:
-    """Raise TransactionInProgressError unless the connection is outside of any transaction."""
+    """Raise TransactionInProgressError unless the connection is outside of any transaction; psycopg's OperationalError where it is closed."""
+    if conn.closed:
+        raise OperationalError("the connection is closed")
     if conn.pgconn.transaction_status != TransactionStatus.IDLE:
         raise TransactionInProgressError(
             "the connection is already in a transaction",

@@ -549,7 +549,9 @@ def started(client: Client, method: str, path: str, body: bytes, length: int | N
 
 
 def sessions(database: Database) -> list[tuple[Any, ...]]:
-    return database.rows("select state, query from pg_stat_activity where usename = %s", [database.app])
+    return database.rows(
+        "select state, split_part(query, ' --', 1) from pg_stat_activity where usename = %s", [database.app]
+    )
 
 
 @pytest.mark.parametrize("login", ["superuser_dsn", "owner_dsn"])

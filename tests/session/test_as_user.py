@@ -332,19 +332,49 @@ def test_interrupted_between_two_steps_the_next_transaction_is_nobodys(
     assert app.execute("select current_setting('rlskit.sub', true)").fetchone() == ("",)
 
 
-def test_a_savepoint_that_was_never_made_is_not_ended_later(
-    app: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_savepoint_that_could_not_be_made_takes_the_connection_with_it(
+    app: psycopg.Connection[Any], todo: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inner = as_user(app, ALICE)
-    with as_user(app, ALICE), monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(psycopg.Transaction, "__enter__", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        inner.__enter__()
-
-    with inner as conn:
+    """psycopg may count it all the same, and refuse every commit from then on."""
+    with (
+        pytest.raises(psycopg.OperationalError, match="nothing of it is stored"),
+        as_user(app, ALICE) as conn,
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+    ):
         conn.execute("insert into todo (content) values ('milk')")
+        patch.setattr(psycopg.Transaction, "__enter__", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        as_user(app, ALICE).__enter__()
+
+    assert app.closed
+    assert todo.rows("select count(*) from todo") == [(0,)]
+
+
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_an_error_that_is_swallowed_inside_is_told_at_the_end(
+    pipeline: bool, app: psycopg.Connection[Any], todo: Database
+) -> None:
+    """PostgreSQL has given the transaction up, and would answer the commit with a rollback, without a word."""
+    with (
+        pytest.raises(TransactionInProgressError, match="nothing of it is stored"),
+        as_user(app, ALICE, pipeline=pipeline) as conn,
+    ):
+        conn.execute("insert into todo (content) values ('milk')")
+        with suppress(psycopg.errors.DivisionByZero):
+            conn.execute("select 1 / 0").fetchall()
+
     assert app.info.transaction_status == TransactionStatus.IDLE
+    assert todo.rows("select count(*) from todo") == [(0,)]
     with as_user(app, ALICE) as conn:
-        assert count(conn) == 1
+        assert count(conn) == 0
+
+
+def test_a_closed_connection_is_said_to_be_closed(app: psycopg.Connection[Any]) -> None:
+    guard(app)
+    app.close()
+    for pipeline in (False, True):
+        with pytest.raises(psycopg.OperationalError, match="closed"), as_user(app, ALICE, pipeline=pipeline):
+            pass
 
 
 def test_it_is_no_decorator(app: psycopg.Connection[Any]) -> None:

@@ -416,6 +416,8 @@ async def end_by_statement(turn: Turn, statement: str) -> None:
 
 
 async def cut(turn: Turn) -> None:
+    """By the client; the end of the block tells."""
+    turn.worker.events[turn.plan.ending] += 1
     turn.conn.pgconn.finish()
 
 
