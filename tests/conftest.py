@@ -1,6 +1,7 @@
 """Servers for the suite: PostgreSQL 18 from the embedded wheel, and the local 15 where there is one.
 
-``RLSKIT_REQUIRE_POSTGRES="15 18"`` makes a missing one an error. Nothing is ever skipped for want of a server.
+``RLSKIT_REQUIRE_POSTGRES="15 18"`` makes a missing one an error. Nothing is ever skipped for want of a server. ``RLSKIT_ONLY_POSTGRES=18`` leaves
+the others out, for a run about something else.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def available() -> dict[int, servers.Provider]:
     for major, provider in ((18, EMBEDDED), (15, LOCAL)):
         if not isinstance(provider.find(), str):
             found[major] = provider
+    if only := os.environ.get("RLSKIT_ONLY_POSTGRES"):
+        return {int(only): found[int(only)]}
     required = {18, *map(int, os.environ.get("RLSKIT_REQUIRE_POSTGRES", "").split())}
     if missing := required - found.keys():
         reasons = "; ".join(str(provider.find()) for provider in (EMBEDDED, LOCAL) if isinstance(provider.find(), str))

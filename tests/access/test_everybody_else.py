@@ -47,7 +47,7 @@ def test_nobody_and_half_an_identity_see_no_rows_and_get_no_error(settings: dict
 
 @pytest.mark.parametrize("verb", ["truncate shop.todo", "alter table shop.todo disable trigger all", "create trigger t before insert on shop.todo for each row execute function rlskit.refuse_columns()"])  # fmt: skip
 def test_what_row_security_does_not_govern_is_not_granted(verb: str, todo: Database) -> None:
-    with todo.connect_as_app() as conn, as_user(conn, ALICE), pytest.raises(InsufficientPrivilege):
+    with todo.connect_as_app() as conn, pytest.raises(InsufficientPrivilege), as_user(conn, ALICE):
         conn.execute(sql.SQL(verb))  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def test_what_row_security_does_not_govern_is_not_granted(verb: str, todo: Datab
 def test_no_owner_column_holds_what_is_no_name(column: str, value: str, todo: Database) -> None:
     other = {"owner": "editors", "editors": "owner"}[column]
     mine = f"'{{{full(ALICE)}}}'" if other == "editors" else f"'{full(ALICE)}'"
-    with todo.connect_as_app() as conn, as_user(conn, ALICE), pytest.raises(CheckViolation):
+    with todo.connect_as_app() as conn, pytest.raises(CheckViolation), as_user(conn, ALICE):
         conn.execute(sql.SQL(f"insert into shop.todo ({other}, {column}) values ({mine}, {value})"))  # type: ignore[arg-type]
 
 

@@ -691,7 +691,7 @@ def test_a_note_written_by_hand_opens_no_list(tables: Database) -> None:
                 if table == "article"
                 else f"owner, editors) values (9, '{bob}', null)"
             )
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"), conn.transaction():
                 conn.execute(f"insert into {table} (id, {owners} returning id")
 
 

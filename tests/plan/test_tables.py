@@ -22,11 +22,11 @@ def act(database: Database, who: Identity, statement: str) -> list[tuple[object,
 
 def direct(database: Database, statement: str) -> str:
     """The SQLSTATE that the application's login gets, or what it sees."""
-    with database.connect_as_app() as conn, as_user(conn, ALICE):
-        try:
+    try:
+        with database.connect_as_app() as conn, as_user(conn, ALICE):
             return str(conn.execute(statement).fetchall())
-        except psycopg.Error as error:
-            return error.sqlstate or ""
+    except psycopg.Error as error:
+        return error.sqlstate or ""
 
 
 # --- keys --------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_a_million_rows_are_applied_checked_and_removed(database: Database) -> N
         explained = "\n".join(row[0] for row in conn.execute("explain select * from todo"))
         assert "todo__owner_rlskit" in explained
     database.apply()
-    with database.connect_as_app() as conn, as_nobody(conn), pytest.raises(psycopg.errors.InsufficientPrivilege):
+    with database.connect_as_app() as conn, pytest.raises(psycopg.errors.InsufficientPrivilege), as_nobody(conn):
         conn.execute("select count(*) from todo")
 
 
