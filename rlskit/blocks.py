@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, Cursor, Transaction
@@ -23,6 +23,7 @@ from rlskit.prelude import AnyConnection, Asker, Login, Statement, Waiting
 
 Row = TypeVar("Row")
 Source_co = TypeVar("Source_co", covariant=True)
+AnyCursor: TypeAlias = Cursor[Any] | AsyncCursor[Any]
 
 # Forgets a connection when it is gone.
 _at_work: WeakKeyDictionary[AnyConnection, Block[Any]] = WeakKeyDictionary()
@@ -124,10 +125,12 @@ class Block(Generic[Source_co]):
             with conn.pipeline():
                 for statement, values in first:
                     Cursor(conn).execute(statement.encode(), values, prepare=False)
+                began = Cursor(conn).execute(_WHEN, prepare=False)
                 yield
                 self._close()
-                ended = Cursor(conn).execute("commit", prepare=False)
-            _check_ended(ended)
+                ended = Cursor(conn).execute(_WHEN, prepare=False)
+                committed = Cursor(conn).execute("commit", prepare=False)
+            _check_ended(began, ended, committed)
         except InvalidAuthorizationSpecification as error:
             prelude.name_refusal(error, self._login)
             raise
@@ -229,10 +232,12 @@ class Block(Generic[Source_co]):
             async with conn.pipeline():
                 for statement, values in first:
                     await AsyncCursor(conn).execute(statement.encode(), values, prepare=False)
+                began = await AsyncCursor(conn).execute(_WHEN, prepare=False)
                 yield
                 self._close()
-                ended = await AsyncCursor(conn).execute("commit", prepare=False)
-            _check_ended(ended)
+                ended = await AsyncCursor(conn).execute(_WHEN, prepare=False)
+                committed = await AsyncCursor(conn).execute("commit", prepare=False)
+            _check_ended(began, ended, committed)
         except InvalidAuthorizationSpecification as error:
             prelude.name_refusal(error, self._login)
             raise
@@ -309,18 +314,11 @@ def _has_to_end(conn: AnyConnection, kind: type[BaseException] | None) -> bool:
         if kind is None:
             raise OperationalError("the connection was lost or closed inside the block: nothing of it is stored")
         return False
-    if kind is None:
-        _check_status(conn.info.transaction_status)
-    return True
-
-
-def _check_status(status: TransactionStatus) -> None:
-    if status == TransactionStatus.IDLE:
-        raise TransactionInProgressError(
-            "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
-        )
-    if status == TransactionStatus.INERROR:
+    if kind is None and conn.info.transaction_status == TransactionStatus.IDLE:
+        raise _ended_inside()
+    if kind is None and conn.info.transaction_status == TransactionStatus.INERROR:
         raise _given_up()
+    return True
 
 
 def _given_up() -> TransactionInProgressError:
@@ -330,9 +328,17 @@ def _given_up() -> TransactionInProgressError:
     )
 
 
-def _check_ended(ended: Cursor[Any] | AsyncCursor[Any]) -> None:
-    """The same where the commit was sent already: PostgreSQL answers by what it has done."""
-    if ended.statusmessage == "ROLLBACK":
+# In a pipeline nobody sees the status of the transaction while it is at work; when it began tells which one it is.
+_WHEN = "select pg_catalog.transaction_timestamp()"
+
+
+def _check_ended(began: AnyCursor, ended: AnyCursor, committed: AnyCursor) -> None:
+    """Raise TransactionInProgressError unless the first two were asked in one transaction, and PostgreSQL has committed it."""
+    assert began.pgresult is not None
+    assert ended.pgresult is not None
+    if began.pgresult.get_value(0, 0) != ended.pgresult.get_value(0, 0):
+        raise _ended_inside()
+    if committed.statusmessage == "ROLLBACK":
         raise _given_up()
 
 
@@ -362,6 +368,12 @@ def _roll_back(conn: AnyConnection) -> Waiting:
 
 def _is_clean(conn: AnyConnection) -> bool:
     return conn.info.transaction_status == TransactionStatus.IDLE and conn.pgconn.pipeline_status == PipelineStatus.OFF
+
+
+def _ended_inside() -> TransactionInProgressError:
+    return TransactionInProgressError(
+        "the block's transaction was ended inside it, and what came after had no identity", hint=_ENDING
+    )
 
 
 def _half_way() -> TransactionInProgressError:

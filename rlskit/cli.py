@@ -295,9 +295,14 @@ def retire_key(
 ) -> None:
     """Accept a key no more, from this moment on. Give the applications their new one before."""
     with _connected(dsn) as conn:
-        others = [each.kid for each in keyring.known(conn) if each.kid != kid]
-        left = f"{counted(len(others), 'other key')} stay" if others else "No other key is there"
-        _confirm(yes, f"{left}: whoever signs with {kid} is refused at once. Retire it?")
+        known = {each.kid for each in keyring.known(conn)}
+        others = len(known - {kid})
+        left = f"{counted(others, 'other key')} {'stays' if others == 1 else 'stay'}"
+        if kid in known:
+            _confirm(
+                yes,
+                f"{left if others else 'No other key is there'}: whoever signs with {kid} is refused at once. Retire it?",
+            )
         keyring.retire(conn, kid)
     out.print(f"Key {kid} is accepted no more.", markup=False)
 

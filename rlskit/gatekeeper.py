@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, __version__
 from psycopg.errors import OperationalError
-from psycopg.pq import Escaping, TransactionStatus
+from psycopg.pq import Escaping, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from rlskit import prelude, runtime
@@ -278,13 +278,17 @@ def terms_of(source: Any) -> Terms | None:
 
 
 def check_idle(conn: AnyConnection) -> None:
-    """Raise TransactionInProgressError unless the connection is outside of any transaction; psycopg's OperationalError where it is closed."""
+    """Raise TransactionInProgressError unless the connection is outside of any transaction and any pipeline; OperationalError where it is closed."""
     if conn.closed:
         raise OperationalError("the connection is closed")
     if conn.pgconn.transaction_status != TransactionStatus.IDLE:
         raise TransactionInProgressError(
             "the connection is already in a transaction",
             hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
+        )
+    if conn.pgconn.pipeline_status != PipelineStatus.OFF:
+        raise TransactionInProgressError(
+            "the connection is in a pipeline", hint="leave that one out: as_user(…, pipeline=True) makes its own"
         )
 
 
@@ -350,7 +354,10 @@ def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, An
 
     For the ``wait`` of a connection whose lock is held.
     """
-    query = b"select session_user, current_database(), rolsuper, rolbypassrls from pg_catalog.pg_roles where rolname = "
+    query = b"""
+        select session_user, current_database(), login.rolsuper as superuser, role.rolsuper, role.rolbypassrls
+        from pg_catalog.pg_roles as login, pg_catalog.pg_roles as role
+        where login.rolname = session_user and role.rolname = """
     query += b"session_user" if role is None else Escaping(conn.pgconn).escape_literal(prelude.encoded(conn, role))
     (result,) = yield from prelude.send_simply(conn, query)
     if not result.ntuples:
@@ -358,10 +365,12 @@ def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, An
             f"there is no role `{role}`", hint="role names one that has BYPASSRLS, and that the login may take on"
         )
     found = _facts([result])
-    who = f"role `{role}`" if role is not None else f"login `{found['session_user']}`"
-    if _is(found, "rolsuper"):
+    login = f"login `{found['session_user']}`"
+    who = f"role `{role}`" if role is not None else login
+    if _is(found, "superuser") or _is(found, "rolsuper"):
         raise BypassError(
-            f"{who} is a superuser", hint="a role with BYPASSRLS, and with no more than it needs, is enough"
+            f"{login if _is(found, 'superuser') else who} is a superuser",
+            hint="a role with BYPASSRLS, and with no more than it needs, is enough",
         )
     if not _is(found, "rolbypassrls"):
         raise BypassError(

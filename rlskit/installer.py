@@ -30,7 +30,7 @@ def install(conn: Connection[Any], *, mode: Mode | None = None, lock_timeout: fl
     Raises RuntimeVersionError for a runtime that is newer than this package, PlanError for missing rights.
     """
     applier.check_idle(conn)
-    steps = installation(conn)
+    steps = installation(conn, mode=mode)
     applier.carry_out(conn, steps, lock_timeout=lock_timeout)
     return steps
 

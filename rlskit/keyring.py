@@ -7,7 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
-from psycopg.errors import InsufficientPrivilege, UndefinedFunction, UndefinedTable, UniqueViolation
+from psycopg.errors import (
+    InsufficientPrivilege,
+    InvalidSchemaName,
+    UndefinedFunction,
+    UndefinedTable,
+    UniqueViolation,
+)
 from psycopg.rows import class_row
 
 from rlskit.errors import PlanError, RuntimeVersionError, SigningKeyError
@@ -49,7 +55,7 @@ def _ask(conn: Connection[Any], statement: str, *parameters: object) -> list[Kno
         with conn.transaction(), conn.cursor(row_factory=class_row(KnownKey)) as cursor:
             cursor.execute(statement.encode(), parameters, prepare=False)
             return cursor.fetchall() if cursor.description else []
-    except (UndefinedTable, UndefinedFunction):
+    except (UndefinedTable, UndefinedFunction, InvalidSchemaName):
         raise RuntimeVersionError(
             "this database has no schema rlskit that knows keys", hint="rlskit apply, or rlskit install"
         ) from None

@@ -9,6 +9,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+import psycopg
 from psycopg import AsyncConnection, Connection
 
 from rlskit import gatekeeper
@@ -22,8 +23,11 @@ from rlskit.prelude import Asker, Login
 Row = TypeVar("Row")
 Source_co = TypeVar("Source_co", covariant=True)
 
+_LONGEST = 2_147_483  # seconds, as many milliseconds as PostgreSQL can count
+
 _log = logging.getLogger("rlskit.bypass")
-_bypassing: ContextVar[bool] = ContextVar("rlskit_bypassing", default=False)
+# The block, and not only that there is one: a task that outlives it, and an end in another context, do not see the change.
+_bypassing: ContextVar[bypass[Any] | None] = ContextVar("rlskit_bypassing", default=None)
 
 
 class as_user(Block[Source_co]):
@@ -74,7 +78,8 @@ class bypass(Block[Source_co]):
     """``with bypass(support_conn, reason="ticket 123", actor=carol) as conn``: one transaction that no rule binds; committed at the end.
 
     For support and for jobs, on a connection or a pool whose login has BYPASSRLS, or takes on a ``role`` that has it: never the application's own.
-    ``reason`` says in words why, ``actor`` who does it; both stand in the log, and ``rlskit.actor()`` gives the actor to the database's own.
+    ``reason`` says in words why, ``actor`` who does it; both stand in the log, and ``rlskit.actor()`` gives the actor to the database's own, but where
+    identities have to be signed: nobody signs for a bypass.
     ``timeout`` (seconds) limits each statement and each pause inside, and the whole: what takes longer is rolled back.
 
     Its beginning and its end are logged as ``rlskit.bypass``, at the level WARNING, with the attribute ``rlskit`` on the record: a mapping with event,
@@ -95,8 +100,10 @@ class bypass(Block[Source_co]):
     ) -> None:
         if not isinstance(reason, str) or not reason.strip():
             raise BypassError("a bypass needs a reason", hint='say why in words: reason="ticket 123"')
-        if not timeout > 0:
-            raise BypassError("a bypass needs a time limit", hint="timeout is in seconds, and more than 0")
+        if not 0 < timeout <= _LONGEST:
+            raise BypassError(
+                "a bypass needs a time limit", hint="timeout is in seconds, more than 0, and not for ever"
+            )
         limits = ("statement_timeout", "idle_in_transaction_session_timeout")
         also = tuple((name, str(max(1, round(timeout * 1000)))) for name in limits)
         super().__init__(source, Asker(None, checked_actor(actor), checked_role(role), also))
@@ -120,6 +127,12 @@ class bypass(Block[Source_co]):
         late = self._late(error)
         try:
             super().__exit__(*((type(late), late, None) if late else (kind, error, trace)))
+        except psycopg.Error as failure:
+            # A pause that was too long has ended the session: there was nothing left to roll back.
+            self._end(late or failure)
+            if late:
+                raise late from failure
+            raise
         except BaseException as failure:
             self._end(failure)
             raise
@@ -143,6 +156,12 @@ class bypass(Block[Source_co]):
         late = self._late(error)
         try:
             await super().__aexit__(*((type(late), late, None) if late else (kind, error, trace)))
+        except psycopg.Error as failure:
+            # A pause that was too long has ended the session: there was nothing left to roll back.
+            self._end(late or failure)
+            if late:
+                raise late from failure
+            raise
         except BaseException as failure:
             self._end(failure)
             raise
@@ -162,11 +181,12 @@ class bypass(Block[Source_co]):
         return Login()
 
     def _check_alone(self) -> None:
-        if _bypassing.get():
+        outer = _bypassing.get()
+        if outer is not None and outer._conn is not None:
             raise BypassError("a bypass inside a bypass", hint="one block does it all, for one reason")
 
     def _start(self) -> None:
-        _bypassing.set(True)
+        _bypassing.set(self)
         self._began = monotonic()
         _log.warning("bypass begins: %s", self._reason, extra={"rlskit": {"event": "bypass begins", **self._about}})
 
@@ -179,7 +199,7 @@ class bypass(Block[Source_co]):
         )
 
     def _end(self, error: BaseException | None) -> None:
-        _bypassing.set(False)
+        _bypassing.set(None)
         ended = {
             "event": "bypass ends",
             **self._about,

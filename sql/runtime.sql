@@ -64,10 +64,11 @@ begin
   for reader in
     select distinct case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
     from pg_class
-    cross join lateral aclexplode(relacl) as given
+    cross join lateral (select relacl union all select attacl from pg_attribute where attrelid = pg_class.oid) as granted (acl)
+    cross join lateral aclexplode(acl) as given
     where oid = 'rlskit.key'::regclass and grantee <> relowner
   loop
-    execute format('revoke all on rlskit.key from %s', reader);
+    execute format('revoke all on rlskit.key from %s cascade', reader); -- and from those to whom he gave it on
   end loop;
 end
 $$;
@@ -544,7 +545,7 @@ begin
     select format('alter table %s alter column %I drop default', target, attname)
     from pg_attrdef
     join pg_attribute on attrelid = adrelid and attnum = adnum
-    where adrelid = target and pg_get_expr(adbin, adrelid) like 'rlskit.%'
+    where adrelid = target and pg_get_expr(adbin, adrelid) ~ '^rlskit[.](claim|identity|list_of|as_uuid)[(]'
   loop
     execute statement;
   end loop;

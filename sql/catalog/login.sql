@@ -1,7 +1,10 @@
 -- What this login is, and what it could become: whether row security binds it at all. One row, always.
 select
   login.rolname::text as login,
-  coalesce(current_setting('rlskit.sub', true), '') || coalesce(current_setting('rlskit.username', true), '') <> '' as preset,
+  exists (
+    select from unnest(array['sub', 'username', 'claims', 'actor', 'token']) as said (name)
+    where current_setting('rlskit.' || name, true) <> ''
+  ) as preset,
   exists (select from pg_roles as other where other.rolsuper and pg_has_role(login.oid, other.oid, 'MEMBER')) as superuser,
   case
     when login.rolreplication then 'REPLICATION'
@@ -54,7 +57,10 @@ select
       )
   ) as owns_runtime,
   exists (
-    select from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace cross join lateral aclexplode(relacl) as given
+    select from pg_class
+    join pg_namespace as schema_ on schema_.oid = relnamespace
+    cross join lateral (select relacl union all select attacl from pg_attribute where attrelid = pg_class.oid) as granted (acl)
+    cross join lateral aclexplode(acl) as given
     where nspname = 'rlskit' and relname = 'key'
       and case grantee when 0 then true else pg_has_role(login.oid, grantee, 'MEMBER') end
   ) as reaches_keys,

@@ -42,7 +42,10 @@ select
     where nspname = 'rlskit' and proname = 'is_signed'
   ) is true as signed,
   exists (
-    select from pg_class join pg_namespace as schema_ on schema_.oid = relnamespace cross join lateral aclexplode(relacl) as given
+    select from pg_class
+    join pg_namespace as schema_ on schema_.oid = relnamespace
+    cross join lateral (select relacl union all select attacl from pg_attribute where attrelid = pg_class.oid) as granted (acl)
+    cross join lateral aclexplode(acl) as given
     where nspname = 'rlskit' and relname = 'key' and grantee <> relowner
   ) as keys_are_open
 from (select) as always

@@ -16,10 +16,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from rlskit import TableRules, allow, as_user, plan
-from rlskit.errors import PlanError
+from rlskit import SigningKey, TableRules, allow, as_user, guard, keyring, plan
+from rlskit.errors import PlanError, SigningKeyError
 from rlskit.planner import compare
-from tests.support import ALICE, Database, Server, full
+from tests.support import ALICE, BOB, Database, Server, full
 
 RULES = TableRules("todo", allow.owner())
 
@@ -108,3 +108,27 @@ def test_check_and_identity_on_a_standby(database: Database, standby: str) -> No
         with pytest.raises(PlanError) as caught:
             plan(conn, rules)
     assert caught.value.message == "this server is read-only"
+
+
+def test_a_signed_identity_is_taken_on_a_standby(database: Database, standby: str) -> None:
+    """A token is for one backend, and that is one of the standby's; the keys come with everything else."""
+    database.execute("create table todo (id serial, content text)")
+    database.apply(RULES, mode="signed")
+    key = SigningKey.generate()
+    with database.connect_as_owner() as conn:
+        keyring.add(conn, key)
+    with database.connect_as_app() as conn:
+        guard(conn, key=key)
+        with as_user(conn, ALICE):
+            conn.execute("insert into todo (content) values ('milk')")
+
+    with psycopg.connect(make_conninfo(caught_up(database, standby), user=database.app)) as conn:
+        with pytest.raises(SigningKeyError):
+            guard(conn)
+        guard(conn, key=key)
+        for who, expected in ((ALICE, [(full(ALICE),)]), (BOB, [])):
+            with as_user(conn, who):
+                assert conn.execute("select owner from todo").fetchall() == expected
+            with as_user(conn, who, pipeline=True):
+                rows = conn.execute("select owner from todo")
+            assert rows.fetchall() == expected

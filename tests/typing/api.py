@@ -5,8 +5,10 @@ What must not type-check bears the `type: ignore` that names the mistake: mypy c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -25,6 +27,7 @@ from rlskit import (
     RowDenied,
     Rule,
     Rules,
+    SigningKey,
     TableDenied,
     TableRules,
     Unmanaged,
@@ -64,7 +67,8 @@ def rules_are_written() -> Rules:
     audit = TableRules("audit", Unmanaged(reason="policies of its own"))
     model = TableRules(allow.owner())
     assert_type(model, TableRules)
-    rules = Rules(todo, country, audit, role="app_user", bypass_role="support", schema="app")
+    rules = Rules(todo, country, audit, role="app_user", bypass_role="support", schema="app", mode="signed")
+    assert_type(rules.mode, Literal["plain", "signed"] | None)
     assert_type(rules.tables, tuple[TableRules, ...])
     assert_type(rules.bypass_role, str | None)
     return rules
@@ -179,6 +183,82 @@ def a_pool_lends(dsn: str) -> None:
     AsyncConnectionPool(dsn, open=False, configure=rlskit.guard, reset=rlskit.scrub)
 
 
+def identities_are_signed(dsn: str, conn: Connection[TupleRow], pool: ConnectionPool[Connection[DictRow]]) -> None:
+    """A key, or its text as an environment variable holds it; None where there is none."""
+    alice = Identity(sub="5d1c", username="alice")
+    key = SigningKey.parse("first:…")
+    assert_type(key, SigningKey)
+    assert_type(SigningKey.generate("second").export(), str)
+    rlskit.guard(conn, key=key)
+    rlskit.guard(conn, key=os.environ.get("SIGNING_KEY"), allow_bypass="a nightly job")
+    rlskit.guard(pool, key=key.export())
+    with rlskit.as_user(pool, alice) as lent:
+        assert_type(lent, Connection[dict[str, Any]])
+    ConnectionPool(dsn, configure=partial(rlskit.guard, key=key), reset=rlskit.scrub)
+    ConnectionPool(dsn, configure=lambda made: rlskit.guard(made, key=key))
+    # mypy takes the first of a function's overloads for a partial, and that is not the one for what is asynchronous.
+    AsyncConnectionPool(dsn, open=False, configure=lambda made: rlskit.guard(made, key=key), reset=rlskit.scrub)
+
+
+async def identities_are_signed_asynchronously(
+    conn: AsyncConnection[TupleRow], pool: AsyncConnectionPool[AsyncConnection[DictRow]]
+) -> None:
+    """What guards them is awaited."""
+    alice = Identity(sub="5d1c", username="alice")
+    await rlskit.guard(conn, key=SigningKey.generate())
+    await rlskit.guard(pool, key="first:…", allow_bypass="a nightly job")
+    async with rlskit.as_user(pool, alice, pipeline=True, actor=alice) as lent:
+        assert_type(lent, AsyncConnection[dict[str, Any]])
+
+
+def somebody_acts_for_another(conn: Connection[TupleRow], alice: Identity, carol: Identity | None) -> None:
+    """And all of it may be sent in one flight."""
+    with rlskit.as_user(conn, alice, actor=carol, pipeline=True) as inside:
+        assert_type(inside, Connection[TupleRow])
+        found = inside.execute("select content from todo")
+    assert_type(found.fetchall(), list[tuple[Any, ...]])
+    with rlskit.as_nobody(conn, pipeline=True) as nobodys:
+        assert_type(nobodys, Connection[TupleRow])
+
+
+async def support_sees_everything(
+    conn: Connection[TupleRow],
+    pool: ConnectionPool[Connection[DictRow]],
+    other: AsyncConnection[Todo],
+    carol: Identity,
+) -> list[Todo]:
+    """For a reason, and its value may be returned from inside the block."""
+    with rlskit.bypass(conn, reason="ticket 123", actor=carol, role="support", timeout=5) as inside:
+        assert_type(inside, Connection[TupleRow])
+    with rlskit.bypass(pool, reason="ticket 123") as lent:
+        assert_type(lent, Connection[dict[str, Any]])
+    async with rlskit.bypass(other, reason="ticket 123", timeout=0.5) as inside_class:
+        assert_type(inside_class, AsyncConnection[Todo])
+        return await (await inside_class.execute("select content from todo")).fetchall()
+
+
+def mistakes_with_keys(conn: Connection[TupleRow], pool: ConnectionPool[Connection[TupleRow]]) -> None:
+    rlskit.guard(conn, key=b"secret")  # type: ignore[call-overload]
+    rlskit.guard(pool, SigningKey.generate())  # type: ignore[call-overload]
+    rlskit.guard(pool, allow_bypass=True)  # type: ignore[call-overload]
+    rlskit.guard("postgresql://")  # type: ignore[call-overload]
+    SigningKey("first", "secret")  # type: ignore[arg-type]
+    SigningKey.generate().secret = b""  # type: ignore[misc]
+    Rules(role="app_user", mode="sign")  # type: ignore[arg-type]
+
+
+async def mistakes_with_a_bypass(conn: Connection[TupleRow], other: AsyncConnection[TupleRow]) -> None:
+    rlskit.bypass(conn)  # type: ignore[call-arg]
+    rlskit.bypass(conn, reason=None)  # type: ignore[arg-type]
+    rlskit.bypass(conn, "ticket 123")  # type: ignore[call-arg]
+    rlskit.bypass(conn, reason="ticket 123", actor="carol")  # type: ignore[arg-type]
+    rlskit.bypass(conn, reason="ticket 123", pipeline=True)  # type: ignore[call-arg]
+    async with rlskit.bypass(conn, reason="ticket 123"):  # type: ignore[misc]
+        pass
+    with rlskit.bypass(other, reason="ticket 123"):  # type: ignore[misc]
+        pass
+
+
 def a_refusal_has_a_name(conn: Connection[TupleRow], alice: Identity) -> str:
     """What catches the driver's exception catches it, and it tells more."""
     try:
@@ -221,6 +301,8 @@ def mistakes_in_asking(conn: Connection[TupleRow], alice: Identity) -> None:
     rlskit.as_user(conn, "alice")  # type: ignore[arg-type]
     rlskit.as_user(alice, conn)  # type: ignore[arg-type]
     rlskit.as_user(conn, alice, "app_user")  # type: ignore[call-arg]
+    rlskit.as_user(conn, alice, actor="carol")  # type: ignore[arg-type]
+    rlskit.as_nobody(conn, actor=alice)  # type: ignore[call-arg]
     Identity("5d1c")  # type: ignore[call-arg]
     alice.sub = "mallory"  # type: ignore[misc]
     alice.claims["email"] = "bob@example.org"  # type: ignore[index]
