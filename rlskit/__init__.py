@@ -13,8 +13,9 @@ except ImportError as error:
 
 from rlskit.denials import ColumnDenied, RowDenied, TableDenied, denial, expect_row
 from rlskit.errors import NotVisible
-from rlskit.gatekeeper import check_connection, guard, scrub
+from rlskit.gatekeeper import guard
 from rlskit.identity import Identity
+from rlskit.janitor import check_connection, scrub
 from rlskit.rules import Open, Rule, Rules, TableRules, Unmanaged, allow
 from rlskit.session import as_nobody, as_user, bypass
 from rlskit.signing import SigningKey

@@ -15,11 +15,11 @@ from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, 
 from psycopg.errors import InsufficientPrivilege, InvalidAuthorizationSpecification, OperationalError, PipelineAborted
 from psycopg.pq import PipelineStatus, TransactionStatus
 
-from rlskit import gatekeeper, prelude
+from rlskit import connections, gatekeeper, prelude
+from rlskit.connections import AnyConnection, AsyncPool, Pool
 from rlskit.denials import denial
 from rlskit.errors import IdentityConflictError, TransactionInProgressError
-from rlskit.gatekeeper import AsyncPool, Pool
-from rlskit.prelude import AnyConnection, Asker, Login, Statement, Waiting
+from rlskit.prelude import Asker, Login, Statement, Waiting
 
 Row = TypeVar("Row")
 Source_co = TypeVar("Source_co", covariant=True)
@@ -54,11 +54,11 @@ class Block(Generic[Source_co]):
             raise TypeError("an AsyncConnection is asked with `async with`")
         self._conn = self._source
         if not isinstance(self._source, Connection):
-            self._lease = gatekeeper.lent(self._source)
+            self._lease = connections.lent(self._source)
             self._conn = self._lease.__enter__()
         conn = self._conn
         try:
-            gatekeeper.check_read(conn)
+            connections.check_read(conn)
             if self._is_inside():
                 savepoint = Transaction(conn)
                 try:
@@ -72,7 +72,7 @@ class Block(Generic[Source_co]):
                 self._pipeline.__enter__()
             else:
                 with conn.lock:
-                    gatekeeper.check_idle(conn)
+                    connections.check_idle(conn)
                     try:
                         conn.wait(self._begin())
                         self._open()
@@ -96,7 +96,7 @@ class Block(Generic[Source_co]):
             else:
                 try:
                     self._close()
-                    if gatekeeper.is_read_half_way(conn):
+                    if connections.is_read_half_way(conn):
                         conn.close()
                         raise _half_way()
                     if _has_to_end(conn, kind):
@@ -116,7 +116,7 @@ class Block(Generic[Source_co]):
     @contextmanager
     def _piped(self, conn: Connection[Any]) -> Iterator[None]:
         """The whole transaction in one flight: psycopg adds no BEGIN of its own in autocommit mode, which comes back at the end."""
-        gatekeeper.check_idle(conn)
+        connections.check_idle(conn)
         autocommit, conn.autocommit = conn.autocommit, True
         try:
             with conn.lock:
@@ -161,11 +161,11 @@ class Block(Generic[Source_co]):
             raise TypeError("a Connection is asked with `with`, without `async`")
         self._conn = self._source
         if not isinstance(self._source, AsyncConnection):
-            self._lease = gatekeeper.lent(self._source)
+            self._lease = connections.lent(self._source)
             self._conn = await self._lease.__aenter__()
         conn = self._conn
         try:
-            gatekeeper.check_read(conn)
+            connections.check_read(conn)
             if self._is_inside():
                 savepoint = AsyncTransaction(conn)
                 try:
@@ -179,7 +179,7 @@ class Block(Generic[Source_co]):
                 await self._pipeline.__aenter__()
             else:
                 async with conn.lock:
-                    gatekeeper.check_idle(conn)
+                    connections.check_idle(conn)
                     try:
                         await conn.wait(self._begin())
                         self._open()
@@ -203,7 +203,7 @@ class Block(Generic[Source_co]):
             else:
                 try:
                     self._close()
-                    if gatekeeper.is_read_half_way(conn):
+                    if connections.is_read_half_way(conn):
                         await conn.close()
                         raise _half_way()
                     if _has_to_end(conn, kind):
@@ -222,7 +222,7 @@ class Block(Generic[Source_co]):
 
     @asynccontextmanager
     async def _apiped(self, conn: AsyncConnection[Any]) -> AsyncIterator[None]:
-        gatekeeper.check_idle(conn)
+        connections.check_idle(conn)
         autocommit = conn.autocommit
         await conn.set_autocommit(True)
         try:

@@ -1,4 +1,4 @@
-"""Who may ask at all: refuses a login that row security does not bind, and leaves nothing of one user's session to the next."""
+"""Who may ask at all: refuses a login that row security does not bind, and knows what signs for the others."""
 
 from __future__ import annotations
 
@@ -6,46 +6,26 @@ import logging
 from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, overload
 from weakref import WeakKeyDictionary
 
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, __version__
-from psycopg.errors import OperationalError
-from psycopg.pq import Escaping, PipelineStatus, TransactionStatus
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import Escaping
 from psycopg.pq.abc import PGresult
 
 from rlskit import prelude, runtime
+from rlskit.connections import AnyConnection, AsyncPool, Pool, check_read, lent
 from rlskit.errors import (
     BypassError,
     BypassingRoleError,
-    IdentityConflictError,
-    MissingIdentityError,
     RuntimeVersionError,
     SigningKeyError,
-    TransactionInProgressError,
 )
-from rlskit.prelude import AnyConnection, Login
+from rlskit.prelude import Login
 from rlskit.rules import Rules
 from rlskit.signing import SigningKey
 
-Conn_co = TypeVar("Conn_co", bound=AnyConnection, covariant=True)
-
 _log = logging.getLogger("rlskit")
-
-
-class Pool(Protocol[Conn_co]):
-    """What lends connections for a block, as ``psycopg_pool.ConnectionPool`` does."""
-
-    def connection(self, timeout: float | None = None) -> AbstractContextManager[Conn_co]:
-        """Lend one."""
-
-
-class AsyncPool(Protocol[Conn_co]):
-    """The same for ``async with``, as ``psycopg_pool.AsyncConnectionPool``."""
-
-    def connection(self, timeout: float | None = None) -> AbstractAsyncContextManager[Conn_co]:
-        """Lend one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,108 +124,6 @@ async def _aguard_lent(lease: AbstractAsyncContextManager[AsyncConnection[Any]],
         await _aguard(conn, terms)
 
 
-@overload
-def scrub(conn: Connection[Any]) -> None: ...
-@overload
-def scrub(conn: AsyncConnection[Any]) -> Awaitable[None]: ...
-def scrub(conn: AnyConnection) -> Awaitable[None] | None:
-    """Leave nothing of one user's session to the next: DISCARD ALL, for ``ConnectionPool(…, reset=rlskit.scrub)``.
-
-    Temporary tables, prepared statements, cursors, advisory locks and settings are gone; what the connection string sets stays. ``conn`` is idle,
-    and idle afterwards. For an AsyncConnection it returns an awaitable.
-    """
-    if isinstance(conn, AsyncConnection):
-        return _ascrub(conn)
-    _scrub(conn)
-    return None
-
-
-def _scrub(conn: Connection[Any]) -> None:
-    check_idle(conn)
-    if conn.prepare_threshold is None:
-        with conn.lock:
-            conn.wait(prelude.send_simply(conn, b"discard all"))
-    elif _NOTICES_DISCARD:
-        autocommit, conn.autocommit = conn.autocommit, True
-        Cursor(conn).execute(_unlike_any_other())
-        conn.autocommit = autocommit
-    else:
-        with conn.lock:
-            conn.wait(prelude.send_simply(conn, b"begin"))
-        conn.rollback()
-        with conn.lock:
-            conn.wait(prelude.send_simply(conn, b"discard all"))
-
-
-async def _ascrub(conn: AsyncConnection[Any]) -> None:
-    check_idle(conn)
-    if conn.prepare_threshold is None:
-        async with conn.lock:
-            await conn.wait(prelude.send_simply(conn, b"discard all"))
-    elif _NOTICES_DISCARD:
-        autocommit = conn.autocommit
-        await conn.set_autocommit(True)
-        await AsyncCursor(conn).execute(_unlike_any_other())
-        await conn.set_autocommit(autocommit)
-    else:
-        async with conn.lock:
-            await conn.wait(prelude.send_simply(conn, b"begin"))
-        await conn.rollback()
-        async with conn.lock:
-            await conn.wait(prelude.send_simply(conn, b"discard all"))
-
-
-# psycopg has to forget what it has prepared, or else it would ask for what is gone. Since 3.3.6 it notices that in a DISCARD ALL that it sends itself
-# and has not seen before; always, when it rolls back.
-_NOTICES_DISCARD = tuple(int(part) for part in __version__.split(".")[:3] if part.isdecimal()) >= (3, 3, 6)
-_scrubs = count(1)
-
-
-def _unlike_any_other() -> bytes:
-    return f"discard all -- {next(_scrubs)}".encode()
-
-
-@overload
-def check_connection(conn: Connection[Any]) -> None: ...
-@overload
-def check_connection(conn: AsyncConnection[Any]) -> Awaitable[None]: ...
-def check_connection(conn: AnyConnection) -> Awaitable[None] | None:
-    """Make sure that a connection is alive and that nobody left himself on it, in one round trip: for ``ConnectionPool(…, check=rlskit.check_connection)``.
-
-    A pool lends another then. ``conn`` is idle, and idle afterwards, or else closed. For an AsyncConnection it returns an awaitable.
-
-    Raises IdentityConflictError where an identity, a role or a search_path was left for the session; psycopg's OperationalError where nothing answers.
-    """
-    if isinstance(conn, AsyncConnection):
-        return _acheck_connection(conn)
-    try:
-        with conn.lock:
-            conn.wait(_check_clean(conn))
-    except BaseException:
-        conn.close()  # or else the pool would lend it again
-        raise
-    return None
-
-
-async def _acheck_connection(conn: AsyncConnection[Any]) -> None:
-    try:
-        async with conn.lock:
-            await conn.wait(_check_clean(conn))
-    except BaseException:
-        await conn.close()  # as above
-        raise
-
-
-def _check_clean(conn: AnyConnection) -> prelude.Waiting:
-    check_idle(conn)
-    found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/clean.sql").encode())))
-    if not _is(found, "clean"):
-        raise IdentityConflictError(
-            "somebody left an identity, a role or a search_path on the connection",
-            hint="whatever wrote it for the session has to write it for the transaction; reset=rlskit.scrub takes it away",
-        )
-
-
 # --- what is decided, whoever waits ------------------------------------------------------------------------
 
 
@@ -256,17 +134,6 @@ def checked_terms(key: SigningKey | str | None, rules: Rules | None, allow_bypas
     return Terms(SigningKey.parse(key) if isinstance(key, str) else key, allow_bypass, rules)
 
 
-def lent(pool: Any) -> Any:
-    """The context manager in which a pool lends a connection. Raises MissingIdentityError for what is no pool."""
-    try:
-        return pool.connection()
-    except AttributeError:
-        raise MissingIdentityError(
-            f"`{type(pool).__name__}` is neither a connection nor a pool",
-            hint="pass a psycopg connection or a psycopg_pool pool",
-        ) from None
-
-
 def rules_of(conn: AnyConnection) -> Rules | None:
     """The rules that ``guard`` was given for this connection, or for its pool."""
     return _known[conn][0].rules if conn in _known else None
@@ -275,35 +142,6 @@ def rules_of(conn: AnyConnection) -> Rules | None:
 def terms_of(source: Any) -> Terms | None:
     """The terms that ``guard`` was given for a pool."""
     return _terms.get(source)
-
-
-def check_idle(conn: AnyConnection) -> None:
-    """Raise TransactionInProgressError unless the connection is outside of any transaction and any pipeline; OperationalError where it is closed."""
-    if conn.closed:
-        raise OperationalError("the connection is closed")
-    if conn.pgconn.transaction_status != TransactionStatus.IDLE:
-        raise TransactionInProgressError(
-            "the connection is already in a transaction",
-            hint="commit or roll back first: the identity has to be the first thing that a transaction hears",
-        )
-    if conn.pgconn.pipeline_status != PipelineStatus.OFF:
-        raise TransactionInProgressError(
-            "the connection is in a pipeline", hint="leave that one out: as_user(…, pipeline=True) makes its own"
-        )
-
-
-def is_read_half_way(conn: AnyConnection) -> bool:
-    """Whether something is still being read: a stream that is not read to its end holds the lock, and whoever needs it would wait for ever."""
-    return not conn.closed and conn.lock.locked()
-
-
-def check_read(conn: AnyConnection) -> None:
-    """Raise TransactionInProgressError while something is still being read."""
-    if is_read_half_way(conn):
-        raise TransactionInProgressError(
-            "something is still being read on the connection, or another thread or task is at work on it",
-            hint="read a stream to its end, and take a connection for each thread and task",
-        )
 
 
 def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login]:

@@ -7,17 +7,16 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from psycopg import AsyncConnection, Connection
 from psycopg.errors import InvalidAuthorizationSpecification, error_from_result
 from psycopg.generators import execute, fetch_many, send
 from psycopg.pq import Escaping, ExecStatus
 from psycopg.pq.abc import PGresult
 
+from rlskit.connections import AnyConnection
 from rlskit.errors import InvalidIdentityError, SigningKeyError
 from rlskit.identity import NOBODY, Identity
 from rlskit.signing import SigningKey
 
-AnyConnection: TypeAlias = Connection[Any] | AsyncConnection[Any]
 Waiting: TypeAlias = Generator[Any, Any, None]  # for the `wait` of a connection whose lock is held
 GIVE_A_KEY = "guard the connection or the pool with a key: rlskit.guard(pool, key=…); rlskit keys add prints one"
 

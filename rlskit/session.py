@@ -14,8 +14,8 @@ from psycopg import AsyncConnection, Connection
 
 from rlskit import gatekeeper
 from rlskit.blocks import Block
+from rlskit.connections import AsyncPool, Pool
 from rlskit.errors import BypassError, InvalidIdentityError, MissingIdentityError
-from rlskit.gatekeeper import AsyncPool, Pool
 from rlskit.identity import Identity
 from rlskit.names import checked_name
 from rlskit.prelude import Asker, Login

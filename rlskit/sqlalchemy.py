@@ -30,12 +30,13 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
-from rlskit import gatekeeper, prelude
+from rlskit import gatekeeper, janitor, prelude
+from rlskit.connections import AnyConnection, check_idle
 from rlskit.denials import denial
 from rlskit.errors import IdentityConflictError, IdentityError, MissingIdentityError, TransactionInProgressError
 from rlskit.gatekeeper import Terms
 from rlskit.identity import Identity
-from rlskit.prelude import AnyConnection, Asker
+from rlskit.prelude import Asker
 from rlskit.rules import Rules
 from rlskit.session import checked_actor, checked_role
 from rlskit.signing import SigningKey
@@ -184,7 +185,7 @@ def _beginning(driver: AnyConnection, asker: Asker, terms: Terms) -> prelude.Wai
     if driver.pgconn.transaction_status == TransactionStatus.INTRANS:
         yield from prelude.identify(driver, asker, login)  # of two phases, or of somebody's own making
     else:
-        gatekeeper.check_idle(driver)
+        check_idle(driver)
         yield from prelude.begin(driver, asker, login)
 
 
@@ -261,9 +262,9 @@ class _Watch:
             if _of_driver(dbapi_connection).pgconn.transaction_status != TransactionStatus.IDLE:
                 dbapi_connection.rollback()
             if isinstance(dbapi_connection, AdaptedConnection):
-                dbapi_connection.run_async(lambda driver: gatekeeper.scrub(driver))
+                dbapi_connection.run_async(lambda driver: janitor.scrub(driver))
             else:
-                gatekeeper.scrub(dbapi_connection)
+                janitor.scrub(dbapi_connection)
 
 
 def _watched(engine: Engine) -> _Watch:
