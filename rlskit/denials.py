@@ -125,9 +125,9 @@ def expect_row(result: Result) -> Result:
     """Return ``result`` as it is, where its statement touched or found a row: ``expect_row(conn.execute("update …"))``.
 
     Raises NotVisible where there was none: then the row is not there, or the caller may not reach it. Raises TypeError where the number
-    of rows is not known, as for a server-side cursor.
+    of rows is not known, as for a server-side cursor, and for what the ORM selects.
     """
-    if result.rowcount < 0:
+    if getattr(result, "rowcount", -1) < 0:
         raise TypeError(f"`{type(result).__name__}` does not know how many rows there are")
     if result.rowcount == 0:
         raise NotVisible

@@ -144,15 +144,20 @@ def terms_of(source: Any) -> Terms | None:
     return _terms.get(source)
 
 
+def admitted(conn: AnyConnection, terms: Terms | None) -> Login | None:
+    """What is known of the login, where it was let in on these terms. Asks nothing."""
+    before, login = _known.get(conn, (None, None))
+    return login if terms is None or terms is before or terms in (Terms(), before) else None
+
+
 def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login]:
     """What is known of the login; found out and judged where nobody has yet, or not on these terms. Raises what ``guard`` does.
 
     For the ``wait`` of a connection whose lock is held.
     """
-    if conn in _known:
-        before, login = _known[conn]
-        if terms is None or terms is before or terms in (Terms(), before):
-            return login
+    known = admitted(conn, terms)
+    if known is not None:
+        return known
     terms = terms or Terms()
     found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/login.sql").encode())))
     try:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,3 +161,46 @@ def fresh_database(server: Server, prefix: str) -> Iterator[Database]:
             conn.execute(sql.SQL("drop database {} with (force)").format(name))
             for role in (owner, app):
                 conn.execute(sql.SQL("drop role {}").format(role))
+
+
+@contextmanager
+def copied(server: Server, *, backup: Sequence[str] = (), settings: Sequence[str] = ()) -> Iterator[str]:
+    """The DSN of a copy of the server, with everything that is in it, made with these arguments of pg_basebackup; stopped by its own handle."""
+    assert server.running.directory is not None
+    folder = Path(tempfile.mkdtemp(prefix="rlskit-copy-", dir=server.running.directory.parent))
+    other: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses root
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        other = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    programs = server.bin
+    if subprocess.run(
+        [programs / "postgres", "--version"], capture_output=True, check=False, cwd="/", **other
+    ).returncode:
+        pid = int((server.running.directory / "data" / "postmaster.pid").read_text().split()[0])
+        programs = (Path("/proc") / str(pid) / "exe").resolve().parent
+    data = folder / "data"
+    subprocess.run(
+        [programs / "pg_basebackup", "-d", server.dsn, "-D", data, "-c", "fast", *backup], check=True, cwd="/", **other
+    )
+    options = [part for each in ("listen_addresses=", *settings) for part in ("-c", each)]
+    process = subprocess.Popen(
+        [programs / "postgres", "-D", data, "-k", folder, *options],
+        cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **other,
+    )  # fmt: skip
+    dsn = make_conninfo(server.dsn, host=str(folder))
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                psycopg.connect(dsn).close()
+                break
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.1)
+        yield dsn
+    finally:
+        process.send_signal(signal.SIGINT)  # whoever is still connected
+        process.wait(timeout=30)
+        shutil.rmtree(folder)

@@ -14,6 +14,7 @@ A page holds, in fences:
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import tomllib
@@ -23,8 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
+import sqlalchemy
+from psycopg.conninfo import conninfo_to_dict
 
 from rlskit import Identity, Plan, Rules, as_nobody, as_user, load, plan
 from rlskit.errors import RlskitError
@@ -32,6 +36,8 @@ from tests.support import Database
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "differences.md"]
+GUIDES = [ROOT / "docs" / "how-to" / "sqlalchemy.md"]  # Python alone: it asserts what it says
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 
 LANGUAGES = {"ts", "python", "toml", "sql", "console"}
 TABLE_OWNER, NOBODY = "table owner", "nobody"
@@ -211,7 +217,8 @@ class Performance:
         before = self.names.get("rules")
         for line, source, answer in code(block):
             # The line numbers of a traceback are those of the page.
-            compiled = compile("\n" * (line - 1) + self.local(source), block.page, "exec")
+            source_here = "\n" * (line - 1) + self.local(source)
+            compiled = compile(source_here, block.page, "exec", dont_inherit=True)
             raised = "nothing"
             try:
                 exec(compiled, self.names)
@@ -308,7 +315,16 @@ def shown(cursor: psycopg.Cursor[Any]) -> str:
 
 # --- the pages -------------------------------------------------------------------------------------------------------
 
-EXAMPLES = [example for path in PAGES for example in read_page(f"docs/{path.name}", path.read_text(encoding="utf-8"))]
+
+def examples_of(paths: list[Path]) -> list[Example]:
+    return [
+        example
+        for path in paths
+        for example in read_page(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8"))
+    ]
+
+
+EXAMPLES = examples_of(PAGES)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda each: f"{Path(each.page).stem}: {each.title}")
@@ -321,6 +337,34 @@ def test_an_example_gives_the_answers_of_the_page(
 
     assert (performance.performed, performance.refused) == (example.statements, example.raises)
     assert performance.performed + performance.refused > 0
+
+
+@pytest.mark.parametrize("example", examples_of(GUIDES), ids=lambda each: f"{Path(each.page).stem}: {each.title}")
+def test_the_python_of_a_guide_does_what_it_says(example: Example, database: Database) -> None:
+    urls = {"url": url(database.app_dsn), "owner_url": url(database.owner_dsn)}
+    performance = Performance(example, database, names=urls)
+    try:
+        performance.run()
+        if "app" in performance.names:
+            assert asyncio.run(posted(performance.names["app"], "/todos?content=milk")) == "5d1c::alice"
+    finally:
+        if "engine" in performance.names:
+            performance.names["engine"].dispose()
+
+    assert performance.refused == example.raises
+
+
+async def posted(app: Any, address: str) -> Any:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://app") as client:
+        return (await client.post(address)).json()
+
+
+def url(dsn: str) -> str:
+    """The DSN as SQLAlchemy wants it."""
+    parts = conninfo_to_dict(dsn)
+    user, name = parts.pop("user"), parts.pop("dbname")
+    query = {key: str(value) for key, value in parts.items()}
+    return sqlalchemy.URL.create("postgresql+psycopg", str(user), database=str(name), query=query).render_as_string()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -374,7 +418,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*PAGES, *HOW_TO], ids=lambda path: path.name)
 def test_a_link_leads_somewhere(path: Path) -> None:
     links = re.findall(r"\]\((?!https://)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8"))
     targets = [((path.parent / target).resolve() if target else path, anchor) for target, anchor in links]

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -19,56 +12,16 @@ from psycopg.conninfo import make_conninfo
 from rlskit import SigningKey, TableRules, allow, as_user, guard, keyring, plan
 from rlskit.errors import PlanError, SigningKeyError
 from rlskit.planner import compare
-from tests.support import ALICE, BOB, Database, Server, full
+from tests.support import ALICE, BOB, Database, Server, copied, full
 
 RULES = TableRules("todo", allow.owner())
 
 
 @pytest.fixture(scope="module")
 def standby(server: Server) -> Iterator[str]:
-    """The DSN of a standby that follows the server; stopped by its own handle."""
-    assert server.running.directory is not None
-    folder = Path(tempfile.mkdtemp(prefix="rlskit-standby-", dir=server.running.directory.parent))
-    other: dict[str, Any] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses root
-        nobody = pwd.getpwnam("nobody")
-        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-        other = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-    programs = server.bin
-    if subprocess.run(
-        [programs / "postgres", "--version"], capture_output=True, check=False, cwd="/", **other
-    ).returncode:
-        programs = Path("/proc") / str(server_pid(server)) / "exe"
-        programs = programs.resolve().parent
-    data = folder / "data"
-    subprocess.run(
-        [programs / "pg_basebackup", "-d", server.dsn, "-D", data, "-R", "-c", "fast"], check=True, cwd="/", **other
-    )
-    process = subprocess.Popen(
-        [programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "hot_standby=on"],
-        cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **other,
-    )  # fmt: skip
-    dsn = make_conninfo(server.dsn, host=str(folder))
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                psycopg.connect(dsn).close()
-                break
-            except psycopg.OperationalError:
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.1)
+    """The DSN of a standby that follows the server."""
+    with copied(server, backup=["-R"], settings=["hot_standby=on"]) as dsn:
         yield dsn
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        shutil.rmtree(folder)
-
-
-def server_pid(server: Server) -> int:
-    assert server.running.directory is not None
-    return int((server.running.directory / "data" / "postmaster.pid").read_text().split()[0])
 
 
 def caught_up(database: Database, standby: str) -> str:

@@ -16,6 +16,11 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy import Connection as AlchemyConnection
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncConnection as AsyncAlchemyConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import rlskit
 from rlskit import (
@@ -33,6 +38,7 @@ from rlskit import (
     Unmanaged,
     allow,
 )
+from rlskit.sqlalchemy import guard, set_identity, set_nobody
 from rlskit.state import State
 from rlskit.steps import Step
 
@@ -306,3 +312,58 @@ def mistakes_in_asking(conn: Connection[TupleRow], alice: Identity) -> None:
     Identity("5d1c")  # type: ignore[call-arg]
     alice.sub = "mallory"  # type: ignore[misc]
     alice.claims["email"] = "bob@example.org"  # type: ignore[index]
+
+
+# --- SQLAlchemy ------------------------------------------------------------------------------------------------------
+
+
+class OurSession(Session):
+    """What an application makes of a session."""
+
+
+def engines_are_guarded(
+    engine: Engine,
+    sessions: sessionmaker[Session],
+    ours: sessionmaker[OurSession],
+    async_engine: AsyncEngine,
+    async_sessions: async_sessionmaker[AsyncSession],
+) -> None:
+    guard(engine)
+    guard(sessions, key=rlskit.SigningKey.generate(), require_identity=False, scrub=False)
+    guard(ours, key="name:secret", allow_bypass="the nightly report")
+    guard(async_engine)
+    guard(async_sessions)
+    guard(engine.execution_options(isolation_level="SERIALIZABLE"))
+
+
+def somebody_asks_through_sqlalchemy(
+    session: Session, ours: OurSession, registry: scoped_session[Session], conn: AlchemyConnection, alice: Identity
+) -> None:
+    for each in (session, ours, conn):
+        set_identity(each, alice)
+    set_identity(registry, alice, actor=alice, role="app_user")
+    set_nobody(session)
+    set_nobody(conn, role="app_user")
+
+
+async def somebody_asks_asynchronously(
+    session: AsyncSession, registry: async_scoped_session[AsyncSession], conn: AsyncAlchemyConnection, alice: Identity
+) -> None:
+    """Nothing to await: no database is asked."""
+    set_identity(session, alice)
+    set_identity(registry, alice)
+    set_nobody(conn)
+    await set_identity(session, alice)  # type: ignore[func-returns-value, misc]
+
+
+def mistakes_with_sqlalchemy(engine: Engine, session: Session, conn: Connection[TupleRow], alice: Identity) -> None:
+    guard(session)  # type: ignore[arg-type]
+    guard("postgresql+psycopg://")  # type: ignore[arg-type]
+    guard(engine, "key")  # type: ignore[call-arg]
+    set_identity(engine, alice)  # type: ignore[arg-type]
+    set_identity(conn, alice)  # type: ignore[arg-type]
+    set_identity(session, None)  # type: ignore[arg-type]
+    set_identity(session, "alice")  # type: ignore[arg-type]
+    set_identity(session, alice, "app_user")  # type: ignore[call-arg, arg-type]
+    set_nobody(session, actor=alice)  # type: ignore[call-arg]
+    rlskit.expect_row(session)  # type: ignore[type-var]
