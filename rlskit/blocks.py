@@ -39,6 +39,7 @@ class Block(Generic[Source_co]):
         self._login = Login()
         self._lease: Any = None
         self._conn: Any = None
+        self._when = b""
         self._savepoint: Any = None
         self._pipeline: Any = None
 
@@ -54,8 +55,12 @@ class Block(Generic[Source_co]):
             raise TypeError("an AsyncConnection is asked with `async with`")
         self._conn = self._source
         if not isinstance(self._source, Connection):
-            self._lease = connections.lent(self._source)
-            self._conn = self._lease.__enter__()
+            self._conn = None
+            lease = connections.lent(self._source)
+            if not hasattr(lease, "__enter__"):
+                raise TypeError("an asynchronous pool is asked with `async with`")
+            self._conn = lease.__enter__()
+            self._lease = lease
         conn = self._conn
         try:
             connections.check_read(conn)
@@ -100,7 +105,11 @@ class Block(Generic[Source_co]):
                         conn.close()
                         raise _half_way()
                     if _has_to_end(conn, kind):
-                        conn.commit() if kind is None else conn.rollback()
+                        if kind is not None:
+                            conn.rollback()
+                        else:
+                            with conn.lock:
+                                conn.wait(self._commit())
                 except BaseException:
                     if not conn.closed:
                         with conn.lock:
@@ -161,8 +170,12 @@ class Block(Generic[Source_co]):
             raise TypeError("a Connection is asked with `with`, without `async`")
         self._conn = self._source
         if not isinstance(self._source, AsyncConnection):
-            self._lease = connections.lent(self._source)
-            self._conn = await self._lease.__aenter__()
+            self._conn = None
+            lease = connections.lent(self._source)
+            if not hasattr(lease, "__aenter__"):
+                raise TypeError("a pool that is not asynchronous is asked with `with`, without `async`")
+            self._conn = await lease.__aenter__()
+            self._lease = lease
         conn = self._conn
         try:
             connections.check_read(conn)
@@ -207,7 +220,11 @@ class Block(Generic[Source_co]):
                         await conn.close()
                         raise _half_way()
                     if _has_to_end(conn, kind):
-                        await (conn.commit() if kind is None else conn.rollback())
+                        if kind is not None:
+                            await conn.rollback()
+                        else:
+                            async with conn.lock:
+                                await conn.wait(self._commit())
                 except BaseException:
                     if not conn.closed:
                         async with conn.lock:
@@ -280,7 +297,11 @@ class Block(Generic[Source_co]):
 
     def _begin(self) -> Waiting:
         self._login = yield from self._admit()
-        yield from prelude.begin(self._conn, self._asker, self._login)
+        self._when = yield from prelude.begin(self._conn, self._asker, self._login)
+
+    def _commit(self) -> Waiting:
+        if not (yield from prelude.commit(self._conn, self._when)):
+            raise _ended_inside()
 
     def _begin_in_pipeline(self) -> Generator[Any, Any, list[Statement]]:
         """What the pipeline begins with. Where the backend has to be known first, the transaction is open already and there is nothing."""
@@ -328,8 +349,7 @@ def _given_up() -> TransactionInProgressError:
     )
 
 
-# In a pipeline nobody sees the status of the transaction while it is at work; when it began tells which one it is.
-_WHEN = "select pg_catalog.transaction_timestamp()"
+_WHEN = f"select {prelude.WHEN}"
 
 
 def _check_ended(began: AnyCursor, ended: AnyCursor, committed: AnyCursor) -> None:

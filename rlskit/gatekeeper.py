@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Generator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, overload
 from weakref import WeakKeyDictionary
@@ -95,10 +95,11 @@ def guard(
         _guard(source, terms)
         return None
     lease = lent(source)
-    _terms[source] = terms
     if hasattr(lease, "__aenter__"):
-        return _aguard_lent(lease, terms)
-    _guard_lent(lease, terms)
+        return _aguard_lent(source, lease, terms)
+    with lease as conn:
+        _guard(conn, terms)
+    _terms[source] = terms
     return None
 
 
@@ -114,14 +115,10 @@ async def _aguard(conn: AsyncConnection[Any], terms: Terms) -> None:
         await conn.wait(admit_with_key(conn, terms))
 
 
-def _guard_lent(lease: AbstractContextManager[Connection[Any]], terms: Terms) -> None:
-    with lease as conn:
-        _guard(conn, terms)
-
-
-async def _aguard_lent(lease: AbstractAsyncContextManager[AsyncConnection[Any]], terms: Terms) -> None:
+async def _aguard_lent(pool: Any, lease: AbstractAsyncContextManager[AsyncConnection[Any]], terms: Terms) -> None:
     async with lease as conn:
         await _aguard(conn, terms)
+    _terms[pool] = terms
 
 
 # --- what is decided, whoever waits ------------------------------------------------------------------------
@@ -159,9 +156,19 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
     if known is not None:
         return known
     terms = terms or Terms()
-    found = _facts((yield from prelude.send_simply(conn, runtime.script("catalog/login.sql").encode())))
+    found = _facts((yield from prelude.ask(conn, runtime.script("catalog/login.sql"))))
+    login = Login(
+        key=terms.key,
+        signed=_is(found, "signed"),
+        behind_pooler=found["backend_pid"] != str(conn.pgconn.backend_pid),
+    )
     try:
-        _judge(found)
+        _judge(found, login)
+        if not login.behind_pooler and conn.info.user != found["login"]:
+            raise BypassingRoleError(
+                f"the connection was made by login `{conn.info.user}`, and says that it is `{found['login']}`",
+                hint="connect as the application's own login: SET SESSION AUTHORIZATION can be taken back",
+            )
     except BypassingRoleError as error:
         if terms.allow_bypass is None:
             raise
@@ -171,17 +178,12 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
         raise RuntimeVersionError(
             "this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install"
         )
-    (version,) = _facts((yield from prelude.send_simply(conn, b"select version_num from rlskit.version"))).values()
+    (version,) = _facts((yield from prelude.ask(conn, "select version_num from rlskit.version"))).values()
     if version is None or version < runtime.version():
         raise RuntimeVersionError(
             f"the schema rlskit has version {version}, and this package needs {runtime.version()}",
             hint="rlskit apply, or rlskit install, by its owner",
         )
-    login = Login(
-        key=terms.key,
-        signed=_is(found, "signed"),
-        behind_pooler=found["backend_pid"] != str(conn.pgconn.backend_pid),
-    )
     if login.key is not None and not login.signed:
         said = {"event": "signatures not required", "login": found["login"]}
         _log.warning(
@@ -230,8 +232,8 @@ def admit_with_key(conn: AnyConnection, terms: Terms) -> prelude.Waiting:
 
 
 def _facts(results: Sequence[PGresult]) -> dict[str, str | None]:
-    """The one row of a query, by the names of its columns, as PostgreSQL writes it."""
-    (result,) = results
+    """The one row of a query, which came last, by the names of its columns, as PostgreSQL writes it."""
+    result = results[-1]
     named = ((result.fname(column), result.get_value(0, column)) for column in range(result.nfields))
     return {(name or b"").decode(): None if value is None else value.decode() for name, value in named}
 
@@ -240,7 +242,7 @@ def _is(found: dict[str, str | None], fact: str) -> bool:
     return found[fact] == "t"
 
 
-def _judge(found: dict[str, str | None]) -> None:
+def _judge(found: dict[str, str | None], known: Login) -> None:
     """Raise BypassingRoleError by what ``sql/catalog/login.sql`` found."""
     login = f"login `{found['login']}`"
     way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
@@ -272,6 +274,11 @@ def _judge(found: dict[str, str | None]) -> None:
         raise BypassingRoleError(
             f"{login} has a privilege on rlskit.key, and could sign as anybody",
             hint="rlskit apply takes it away, and so does rlskit install",
+        )
+    if known.signed and found["makes"] is not None:
+        raise BypassingRoleError(
+            f"{login} has {found['makes']}: what SQL injection leaves there, the statements of others fall into",
+            hint="where identities are signed, the application's login creates and owns nothing: revoke it, or give it to the tables' owner",
         )
     if found["row_security"] != "on":
         raise BypassingRoleError(

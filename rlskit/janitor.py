@@ -36,8 +36,10 @@ def _scrub(conn: Connection[Any]) -> None:
             conn.wait(prelude.send_simply(conn, b"discard all"))
     elif _NOTICES_DISCARD:
         autocommit, conn.autocommit = conn.autocommit, True
-        Cursor(conn).execute(_unlike_any_other())
-        conn.autocommit = autocommit
+        try:
+            Cursor(conn).execute(_unlike_any_other())
+        finally:
+            conn.autocommit = autocommit
     else:
         with conn.lock:
             conn.wait(prelude.send_simply(conn, b"begin"))
@@ -54,8 +56,10 @@ async def _ascrub(conn: AsyncConnection[Any]) -> None:
     elif _NOTICES_DISCARD:
         autocommit = conn.autocommit
         await conn.set_autocommit(True)
-        await AsyncCursor(conn).execute(_unlike_any_other())
-        await conn.set_autocommit(autocommit)
+        try:
+            await AsyncCursor(conn).execute(_unlike_any_other())
+        finally:
+            await conn.set_autocommit(autocommit)
     else:
         async with conn.lock:
             await conn.wait(prelude.send_simply(conn, b"begin"))
@@ -107,8 +111,8 @@ async def _acheck_connection(conn: AsyncConnection[Any]) -> None:
 
 def _check_clean(conn: AnyConnection) -> prelude.Waiting:
     check_idle(conn)
-    (found,) = yield from prelude.send_simply(conn, runtime.script("catalog/clean.sql").encode())
-    if found.get_value(0, 0) != b"t":
+    search_path, found = yield from prelude.ask(conn, runtime.script("catalog/clean.sql"))
+    if (found.get_value(0, 0), found.get_value(0, 1)) != (b"t", search_path.get_value(0, 0)):
         raise IdentityConflictError(
             "somebody left an identity, a role or a search_path on the connection",
             hint="whatever wrote it for the session has to write it for the transaction; reset=rlskit.scrub takes it away",

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from psycopg.errors import InvalidAuthorizationSpecification, error_from_result
 from psycopg.generators import execute, fetch_many, send
-from psycopg.pq import Escaping, ExecStatus
+from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from rlskit.connections import AnyConnection
@@ -19,6 +19,9 @@ from rlskit.signing import SigningKey
 
 Waiting: TypeAlias = Generator[Any, Any, None]  # for the `wait` of a connection whose lock is held
 GIVE_A_KEY = "guard the connection or the pool with a key: rlskit.guard(pool, key=…); rlskit keys add prints one"
+
+# When the transaction began, as a number: it tells one transaction from the next, whatever the time zone and the style of dates.
+WHEN = "extract(epoch from pg_catalog.transaction_timestamp())"
 
 Statement: TypeAlias = tuple[str, Sequence[str]]  # with %s for each of the values
 
@@ -60,23 +63,28 @@ class Asker:
         return self.identity is not None and login.key is not None
 
 
-def begin(conn: AnyConnection, asker: Asker, login: Login) -> Waiting:
+def begin(conn: AnyConnection, asker: Asker, login: Login) -> Generator[Any, Any, bytes]:
     """Open a transaction with the connection's own characteristics, and say who asks. The connection is idle.
 
-    psycopg sends BEGIN by itself and alone; after this it finds the transaction open. Raises SigningKeyError where the database does not take the
-    identity, InvalidIdentityError where the connection cannot say it.
+    psycopg sends BEGIN by itself and alone; after this it finds the transaction open. Returns when the transaction began, for ``commit``. Raises
+    SigningKeyError where the database does not take the identity, InvalidIdentityError where the connection cannot say it.
     """
     if needs_backend(asker, login):
         pid = yield from _ask_backend(conn, _opening(conn))
-        yield from _say(conn, [introduction(asker, login, pid)], asker, login)
-    else:
-        yield from _say(conn, statements(conn, asker, login), asker, login)
+        return (yield from _say(conn, [introduction(asker, login, pid)], asker, login))
+    return (yield from _say(conn, statements(conn, asker, login), asker, login))
 
 
 def identify(conn: AnyConnection, asker: Asker, login: Login) -> Waiting:
     """Say who asks in a transaction that is open already. Raises what ``begin`` does."""
     pid = (yield from _ask_backend(conn, [])) if needs_backend(asker, login) else conn.pgconn.backend_pid
-    yield from _say(conn, [introduction(asker, login, pid)], asker, login)
+    yield from _say(conn, [_CLOSE_ALL, introduction(asker, login, pid)], asker, login)
+
+
+def commit(conn: AnyConnection, began: bytes) -> Generator[Any, Any, bool]:
+    """Commit; whether it was the transaction that ``began`` then. In one message."""
+    results = yield from send_simply(conn, f"select {WHEN}; commit".encode())
+    return results[0].get_value(0, 0) == began
 
 
 def needs_backend(asker: Asker, login: Login) -> bool:
@@ -85,7 +93,9 @@ def needs_backend(asker: Asker, login: Login) -> bool:
 
 
 def statements(conn: AnyConnection, asker: Asker, login: Login) -> list[Statement]:
-    """What ``begin`` says in one exchange, for who sends it in a pipeline with more."""
+    """What ``begin`` says in one exchange, for who sends it in a pipeline with more. Raises InvalidIdentityError."""
+    for value in asker.settings().values():
+        encoded(conn, value)
     return [*_opening(conn), introduction(asker, login, conn.pgconn.backend_pid)]
 
 
@@ -106,12 +116,16 @@ def introduction(asker: Asker, login: Login, pid: int) -> Statement:
     for name, value in asker.settings().items():
         calls.append(f"pg_catalog.set_config('{name}', %s, true)")
         values.append(value)
-    return f"select {', '.join(calls)}", values
+    return f"select {', '.join([*calls, WHEN])}", values
 
 
-def roll_back(conn: AnyConnection) -> Waiting:
-    """End whatever transaction is open."""
-    yield from send_simply(conn, b"rollback")
+def ask(conn: AnyConnection, query: str) -> Generator[Any, Any, list[PGresult]]:
+    """The results of SHOW search_path and of a query that runs under a fixed search_path, so that nothing of an earlier user's is asked instead."""
+    inside = conn.pgconn.transaction_status == TransactionStatus.INTRANS
+    first, last = ("savepoint rlskit", "rollback to rlskit; release rlskit") if inside else ("begin", "commit")
+    message = f"show search_path; {first}; set local search_path = pg_catalog, pg_temp; {query}; {last}"
+    results = yield from send_simply(conn, message.encode())
+    return [results[0], results[3]]
 
 
 def send_simply(conn: AnyConnection, message: bytes) -> Generator[Any, Any, list[PGresult]]:
@@ -126,7 +140,12 @@ def name_refusal(error: InvalidAuthorizationSpecification, login: Login) -> None
         hint = GIVE_A_KEY
         if login.key is not None:
             hint = f"key `{login.key.kid}` is not known there, or was retired, or the clock here is more than a minute from the server's"
-        raise SigningKeyError(str(error.diag.message_primary), hint=hint) from error
+        # Without its cause, whose context may hold the token, where the server is told to log parameters.
+        raise SigningKeyError(str(error.diag.message_primary), hint=hint) from None
+
+
+# A cursor WITH HOLD that was opened for somebody else would still give his rows.
+_CLOSE_ALL: Statement = ("close all", ())
 
 
 # --- on the wire -------------------------------------------------------------------------------------------
@@ -140,8 +159,7 @@ def _opening(conn: AnyConnection) -> list[Statement]:
         parts.append("read only" if conn.read_only else "read write")
     if conn.deferrable is not None:
         parts.append("deferrable" if conn.deferrable else "not deferrable")
-    # A cursor WITH HOLD that was opened for somebody else would still give his rows.
-    return [(" ".join(parts), ()), ("close all", ())]
+    return [(" ".join(parts), ()), _CLOSE_ALL]
 
 
 def _ask_backend(conn: AnyConnection, before: list[Statement]) -> Generator[Any, Any, int]:
@@ -150,41 +168,39 @@ def _ask_backend(conn: AnyConnection, before: list[Statement]) -> Generator[Any,
     return int(results[-1].get_value(0, 0) or 0)
 
 
-def _say(conn: AnyConnection, said: list[Statement], asker: Asker, login: Login) -> Waiting:
-    """In one exchange. A token travels as a parameter, so that it stands in no statement; else a single message is the quickest."""
+def _say(conn: AnyConnection, said: list[Statement], asker: Asker, login: Login) -> Generator[Any, Any, bytes]:
+    """In one exchange; the last value that comes back. A token travels as a parameter, so that it stands in no statement; else one message is the quickest."""
     try:
         if asker.signs(login):
-            yield from _send_bound(conn, said)
+            results = yield from _send_bound(conn, said)
         else:
             literal = Escaping(conn.pgconn).escape_literal
             texts = [
                 statement.encode() % tuple(literal(encoded(conn, value)) for value in values)
                 for statement, values in said
             ]
-            yield from send_simply(conn, b"; ".join(texts))
+            results = yield from send_simply(conn, b"; ".join(texts))
     except InvalidAuthorizationSpecification as error:
         name_refusal(error, login)
         raise
+    return results[-1].get_value(0, results[-1].nfields - 1) or b""
 
 
-def _send_bound(conn: AnyConnection, said: list[Statement]) -> Waiting:
+def _send_bound(conn: AnyConnection, said: list[Statement]) -> Generator[Any, Any, list[PGresult]]:
     """Send the statements with their values as parameters, and wait once: libpq's pipeline."""
     pgconn = conn.pgconn
     bound = [(_numbered(statement).encode(), [encoded(conn, value) for value in values]) for statement, values in said]
     pgconn.enter_pipeline_mode()
-    try:
-        for statement, values in bound:
-            pgconn.send_query_params(statement, values)
-        pgconn.pipeline_sync()
-        yield from send(pgconn)
-        answers = []
-        for _ in bound:
-            answers += yield from fetch_many(pgconn)
-        yield from fetch_many(pgconn)  # of the sync
-    finally:
-        # Only when everything was read; else the connection is of no use any more, and is closed by whoever sees that.
-        pgconn.exit_pipeline_mode()
-    _checked(conn, answers)
+    for statement, values in bound:
+        pgconn.send_query_params(statement, values)
+    pgconn.pipeline_sync()
+    yield from send(pgconn)
+    answers = []
+    for _ in bound:
+        answers += yield from fetch_many(pgconn)
+    yield from fetch_many(pgconn)  # of the sync
+    pgconn.exit_pipeline_mode()  # where it does not come to that, the connection is closed by whoever sees it
+    return _checked(conn, answers)
 
 
 def _numbered(statement: str) -> str:
@@ -210,6 +226,12 @@ def encoded(conn: AnyConnection, value: str) -> bytes:
             f"the identity cannot be said in the connection's encoding {conn.info.encoding}",
             hint="connect with client_encoding=utf8",
         ) from None
+    if text.decode(conn.info.encoding) != value:
+        # Two names would be one: some encodings have the same bytes for a backslash and for a yen sign.
+        raise InvalidIdentityError(
+            f"the identity is another one in the connection's encoding {conn.info.encoding}",
+            hint="connect with client_encoding=utf8",
+        )
     if b"\0" in text:
         raise InvalidIdentityError("the identity holds a NUL character", hint="PostgreSQL cannot hold it")
     return text

@@ -118,7 +118,11 @@ class bypass(Block[Source_co]):
     def __enter__(self) -> Any:
         self._check_alone()
         conn: Any = super().__enter__()  # type: ignore[misc]
-        self._start()
+        try:
+            self._start()
+        except BaseException as error:  # of whoever listens to the log
+            super().__exit__(type(error), error, error.__traceback__)
+            raise
         return conn
 
     def __exit__(
@@ -147,7 +151,11 @@ class bypass(Block[Source_co]):
     async def __aenter__(self) -> Any:
         self._check_alone()
         conn: Any = await super().__aenter__()  # type: ignore[misc]
-        self._start()
+        try:
+            self._start()
+        except BaseException as error:  # as above
+            await super().__aexit__(type(error), error, error.__traceback__)
+            raise
         return conn
 
     async def __aexit__(

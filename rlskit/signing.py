@@ -6,18 +6,19 @@ import hmac
 import re
 import secrets
 from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from dataclasses import dataclass
 from hashlib import sha256
 from json import dumps
 from typing import Any
 
-from rlskit.errors import SigningKeyError
+from rlskit.errors import InvalidIdentityError, SigningKeyError
 from rlskit.identity import Identity
 
 LIFETIME = (
     60  # seconds from signing to the beginning of the transaction; so far the clocks of two machines may be apart
 )
+
+_LONGEST = 65_000  # characters of a token; the database looks at none that is longer than 65,536
 
 _KID = re.compile(r"[0-9A-Za-z_-]{1,32}")
 _LENGTHS = range(32, 65)  # bytes: no less than what HMAC-SHA256 makes of it, no more than it takes as it is
@@ -49,14 +50,12 @@ class SigningKey:
     @classmethod
     def parse(cls, text: str) -> SigningKey:
         """Read what ``export`` wrote, as an environment variable holds it. Raises SigningKeyError, without the text."""
-        kid, colon, encoded = text.strip().partition(":")
+        kid, _, encoded = text.strip().partition(":")
         try:
-            secret = b64decode(encoded, validate=True)
-        except (NotBase64, ValueError):
-            secret = b""
-        if not colon or not secret:
-            raise SigningKeyError("this is no signing key", hint=_WAY_OUT)
-        return cls(kid=kid, secret=secret)
+            return cls(kid=kid, secret=b64decode(encoded, validate=True))
+        except (ValueError, SigningKeyError):
+            # Nothing of the text: what stands where the name should may be the secret.
+            raise SigningKeyError("this is no signing key", hint=_WAY_OUT) from None
 
     def export(self) -> str:
         """Write it as ``<kid>:<secret in base64>``. This is the secret itself."""
@@ -75,4 +74,9 @@ class SigningKey:
         """
         said = identity.to_dict() | {"actor": actor, "pid": pid, "exp": round(now) + LIFETIME}
         signed = f"v1.{self.kid}.{b64encode(dumps(said).encode()).decode()}"
+        if len(signed) > _LONGEST:
+            raise InvalidIdentityError(
+                f"the identity takes {len(signed):,} characters when it is signed, the limit is {_LONGEST:,}",
+                hint="carry the claims that rules compare, and no others",
+            )
         return f"{signed}.{hmac.new(self.secret, signed.encode(), sha256).hexdigest()}"

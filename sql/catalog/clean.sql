@@ -1,4 +1,5 @@
 -- Whether nothing of an earlier user's is left on this connection that would change who asks, or what is asked. One row, always.
+-- Before it, the search_path was shown as it is, and then fixed.
 select
   coalesce(current_setting('rlskit.sub', true), '') = ''
   and coalesce(current_setting('rlskit.username', true), '') = ''
@@ -7,5 +8,5 @@ select
   and coalesce(current_setting('rlskit.token', true), '') = ''
   and current_user = session_user
   and current_setting('row_security') = 'on'
-  and not exists (select from pg_settings where name = 'search_path' and setting <> reset_val)
-  as clean
+  as clean,
+  (select reset_val from pg_settings where name = 'search_path') as search_path

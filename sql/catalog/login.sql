@@ -8,6 +8,7 @@ select
   exists (select from pg_roles as other where other.rolsuper and pg_has_role(login.oid, other.oid, 'MEMBER')) as superuser,
   case
     when login.rolreplication then 'REPLICATION'
+    when has_parameter_privilege(login.oid, 'session_replication_role', 'SET') and not login.rolsuper then 'SET on session_replication_role'
     when login.rolcreaterole and current_setting('server_version_num')::int < 160000 then 'CREATEROLE'
     else (
       select other.rolname::text
@@ -65,14 +66,43 @@ select
       and case grantee when 0 then true else pg_has_role(login.oid, grantee, 'MEMBER') end
   ) as reaches_keys,
   (
-    -- A login may write its own, for every session to come; those of a database it may not.
-    select split_part(setting, '=', 1)
+    -- A login may write its own, for every session to come, where no superuser is needed for it; those of a database it may not.
+    select name
     from pg_db_role_setting
     cross join lateral unnest(setconfig) as given (setting)
-    where setrole = login.oid and setting ~ '^(search_path|role|row_security|session_replication_role|rlskit\..*)='
+    cross join lateral split_part(setting, '=', 1) as given_name (name)
+    where setrole = login.oid
+      and (
+        name in ('role', 'session_replication_role')
+        or name not in (
+          'application_name', 'default_transaction_deferrable', 'default_transaction_isolation', 'default_transaction_read_only',
+          'effective_cache_size', 'hash_mem_multiplier', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'jit', 'lock_timeout',
+          'max_parallel_workers_per_gather', 'random_page_cost', 'statement_timeout', 'temp_buffers', 'timezone', 'TimeZone',
+          'transaction_timeout', 'work_mem'
+        )
+        and not exists (select from pg_settings where pg_settings.name = given_name.name and context <> 'user')
+      )
     order by 1
     limit 1
   ) as own_setting,
+  (
+    -- What somebody else's statements could fall into: a function, an operator, a table of the same name.
+    select what
+    from (
+      select 1, format('CREATE on database %I', current_database())
+      where has_database_privilege(login.oid, current_database(), 'CREATE')
+      union all
+      select 2, format('CREATE on schema %I', nspname)
+      from pg_namespace
+      where nspname !~ '^pg_' and has_schema_privilege(login.oid, oid, 'CREATE')
+      union all
+      select 3, format('%s, which it owns', pg_class.oid::regclass)
+      from pg_class
+      where relkind in ('r', 'p', 'v', 'm', 'f') and relpersistence <> 't' and pg_has_role(login.oid, relowner, 'MEMBER')
+    ) as found (rank, what)
+    order by rank, what
+    limit 1
+  ) as makes,
   current_setting('row_security') as row_security,
   has_schema_privilege(to_regnamespace('rlskit')::oid, 'USAGE') is true as has_runtime,
   (

@@ -117,11 +117,16 @@ language plpgsql stable parallel restricted security definer
 set search_path = pg_catalog, pg_temp
 as $rlskit$
 declare
-  part text[] := string_to_array(current_setting('rlskit.token', true), '.');
+  token text := current_setting('rlskit.token', true);
+  part text[];
   signer rlskit.key;
   mac bytea;
   said jsonb;
 begin
+  if token is null or octet_length(token) > 65536 then
+    return null;
+  end if;
+  part := string_to_array(token, '.');
   if cardinality(part) is distinct from 4 or part[1] <> 'v1' then
     return null;
   end if;

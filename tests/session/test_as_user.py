@@ -581,7 +581,11 @@ def test_a_login_that_comes_with_an_identity_is_refused(todo: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "setting", ["search_path = theirs", "row_security = on", "role = none", "rlskit.moving_to = 'x'"]
+    "setting",
+    [
+        *("search_path = theirs", "row_security = on", "role = none", "rlskit.moving_to = 'x'"),
+        *("standard_conforming_strings = off", "log_parameter_max_length_on_error = -1"),
+    ],
 )
 @pytest.mark.parametrize("place", ["", "in database {}"], ids=["everywhere", "in one database"])
 def test_a_login_with_settings_of_its_own_is_refused(setting: str, place: str, todo: Database) -> None:
@@ -622,3 +626,45 @@ def test_the_guard_looks_once_for_each_connection(todo: Database) -> None:
             guard(conn)
 
     assert counted == [0]
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback", "commit; begin", "rollback and chain"])
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_a_transaction_that_is_ended_inside_is_told_whatever_follows(
+    how: str, pipeline: bool, app: psycopg.Connection[Any]
+) -> None:
+    """What follows has no identity, and sees nothing."""
+    with (
+        pytest.raises(
+            (TransactionInProgressError, psycopg.errors.SyntaxError)
+        ),  # a flight takes one statement at a time
+        as_user(app, ALICE, pipeline=pipeline) as conn,
+    ):
+        conn.execute(how.encode())
+        conn.execute("select * from todo")
+    assert app.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_a_block_may_change_its_time_zone(app: psycopg.Connection[Any]) -> None:
+    for pipeline in (False, True):
+        with as_user(app, ALICE, pipeline=pipeline) as conn:
+            conn.execute("set local timezone = 'Asia/Kathmandu'")
+            conn.execute("set local datestyle = 'German'")
+
+
+def test_a_login_that_is_only_assumed_is_refused(todo: Database) -> None:
+    """It can be given back: RESET SESSION AUTHORIZATION, and DISCARD ALL does the same."""
+    with todo.connect(autocommit=True) as conn:
+        conn.execute(f"set session authorization {todo.app}")
+        with pytest.raises(BypassingRoleError, match="says that it is"):
+            guard(conn)
+
+
+@pytest.mark.parametrize("name", ["bob‾", "b¥b"])
+def test_a_name_that_an_encoding_makes_another_is_refused(name: str, app: psycopg.Connection[Any]) -> None:
+    app.execute("set client_encoding = SJIS")
+    app.commit()
+    for pipeline in (False, True):
+        with pytest.raises(InvalidIdentityError), as_user(app, Identity(sub="b", username=name), pipeline=pipeline):
+            pass
+    assert app.info.transaction_status == TransactionStatus.IDLE

@@ -37,13 +37,15 @@ from rlskit import (
     allow,
     as_nobody,
     as_user,
+    check_connection,
     gatekeeper,
     guard,
     keyring,
+    plan,
     runtime,
     scrub,
 )
-from rlskit.errors import BypassingRoleError, RlskitError, SigningKeyError
+from rlskit.errors import BypassingRoleError, IdentityConflictError, InvalidIdentityError, RlskitError, SigningKeyError
 from rlskit.signing import LIFETIME
 from tests.conformance.strategies import people
 from tests.session.test_as_user import round_trips
@@ -254,7 +256,7 @@ def test_a_key_that_the_database_does_not_have_is_refused(key: SigningKey, way: 
     assert str(caught.value) == (
         f"{NOT_ACCEPTED}\nhint: key `{key.kid}` is not known there, or was retired, or the clock here is more than a minute from the server's"
     )
-    assert isinstance(caught.value.__cause__, psycopg.errors.InvalidAuthorizationSpecification)
+    assert caught.value.__cause__ is None  # its context may hold the token
 
 
 def test_the_guard_refuses_where_signatures_are_required_and_there_is_no_key(signed: Database) -> None:
@@ -885,9 +887,7 @@ def test_no_message_tells_a_secret(
         guard(other, key=IMPOSTOR)
         with as_user(other, ALICE):
             pass
-    cause = refused.value.__cause__
-    assert isinstance(cause, psycopg.Error)
-    said.append(f"{refused.value}{refused.value!r}{everything_in(cause.diag)}")
+    said.append(f"{refused.value}{refused.value!r}{refused.value.__cause__}")
     said.append(caplog.text)
 
     assert len(said) > 10
@@ -924,10 +924,9 @@ create table theirs.key (kid text, inner_pad bytea, outer_pad bytea);
 @pytest.mark.parametrize("pooled", [False, True], ids=["", "behind a pooler"])
 def test_functions_under_the_same_names_fool_nobody(pooled: bool, options: dict[str, Any], database: Database) -> None:
     prepared(database, "signed")
-    with database.connect(autocommit=True) as admin:
-        admin.execute(f"create schema theirs authorization {database.app}")
-    with psycopg.connect(database.app_dsn) as app:
+    with psycopg.connect(database.app_dsn) as app, database.connect(autocommit=True) as admin:
         guard(app, key=KEY)
+        admin.execute(f"create schema theirs authorization {database.app}")
         app.execute(HIS_OWN)
         app.execute("set search_path = theirs, pg_catalog, public")
         app.commit()
@@ -1022,3 +1021,67 @@ def test_a_parallel_scan_gives_the_same_rows(database: Database) -> None:
                 assert "Parallel Seq Scan" in str(steps)
                 assert "Workers Launched: 0" not in str(steps)
                 assert app.execute("select count(*) from todo").fetchone() == (expected,)
+
+
+# --- what a login may leave for others -----------------------------------------------------------------------------------
+
+MAKES = {
+    "a schema in which it may create": (
+        "create schema theirs; grant create on schema theirs to {app}",
+        "CREATE on schema theirs",
+    ),
+    "a database in which it may create": ("grant create on database {name} to {app}", "CREATE on database {name}"),
+    "a table of its own": ("create table theirs (); alter table theirs owner to {app}", "theirs, which it owns"),
+}
+
+
+@pytest.mark.parametrize("what", MAKES)
+def test_a_login_that_makes_things_is_refused_where_identities_are_signed(what: str, database: Database) -> None:
+    """The statements of others would fall into what SQL injection left there; nothing that a connection is scrubbed of."""
+    prepared(database, "signed")
+    place = {"app": database.app, "name": database.name}
+    statements, named = (each.format(**place) for each in MAKES[what])
+    with database.connect(autocommit=True) as admin:
+        admin.execute(statements.encode())
+    with database.connect_as_app() if "table" not in what else psycopg.connect(database.app_dsn) as app:
+        with pytest.raises(BypassingRoleError) as caught:
+            guard(app, key=KEY)
+        assert named in caught.value.message
+    with database.connect_as_owner() as conn:
+        plan(conn, database.rules(TableRules("todo", allow.owner()), mode="plain")).apply(conn)
+    with psycopg.connect(database.app_dsn) as app:
+        guard(app)  # plain, it could be anybody anyhow
+
+
+def test_the_guard_is_not_deceived_by_what_a_search_path_finds_first(database: Database) -> None:
+    prepared(database, "plain")
+    with database.connect(autocommit=True) as admin:
+        admin.execute(f"grant create on schema public to {database.app}")
+        admin.execute(f"alter role {database.app} set search_path = public, pg_catalog")
+    with psycopg.connect(database.app_dsn, autocommit=True) as app:
+        app.execute(
+            "create view public.pg_db_role_setting as select 0::oid setrole, 0::oid setdatabase, null::text[] setconfig"
+        )
+    with psycopg.connect(database.app_dsn) as app, pytest.raises(BypassingRoleError, match="search_path"):
+        guard(app)
+
+
+def test_a_check_is_not_deceived_by_a_table_of_the_session(signed: Database) -> None:
+    with psycopg.connect(signed.app_dsn, autocommit=True) as app:
+        app.execute(
+            "create temp view pg_settings as select 'x'::text as name, 'x'::text as setting, 'x'::text as reset_val"
+        )
+        app.execute("set search_path = pg_temp, public, pg_catalog")
+        with pytest.raises(IdentityConflictError):
+            check_connection(app)
+        assert app.closed
+
+
+def test_a_token_that_is_too_long_is_none(signed: Database, app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE):
+        app.execute("select set_config('rlskit.token', repeat('v1.first.a.', 3000000), true)")
+        assert seen(app) == []
+    claims = {f"claim {number}": "x" * 1000 for number in range(60)}
+    with pytest.raises(InvalidIdentityError, match="the limit is"), as_user(app, Identity(sub="a", claims=claims)):
+        pass
+    assert app.info.transaction_status == TransactionStatus.IDLE
