@@ -12,7 +12,13 @@ from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from psycopg import AsyncConnection, AsyncCursor, AsyncTransaction, Connection, Cursor, Transaction
-from psycopg.errors import InsufficientPrivilege, InvalidAuthorizationSpecification, OperationalError, PipelineAborted
+from psycopg.errors import (
+    InsufficientPrivilege,
+    InvalidAuthorizationSpecification,
+    InvalidCursorState,
+    OperationalError,
+    PipelineAborted,
+)
 from psycopg.pq import PipelineStatus, TransactionStatus
 
 from rlskit import connections, gatekeeper, prelude
@@ -140,7 +146,7 @@ class Block(Generic[Source_co]):
                 ended = Cursor(conn).execute(_WHEN, prepare=False)
                 committed = Cursor(conn).execute("commit", prepare=False)
             _check_ended(began, ended, committed)
-        except InvalidAuthorizationSpecification as error:
+        except (InvalidAuthorizationSpecification, InvalidCursorState) as error:
             prelude.name_refusal(error, self._login)
             raise
         except PipelineAborted as error:
@@ -255,7 +261,7 @@ class Block(Generic[Source_co]):
                 ended = await AsyncCursor(conn).execute(_WHEN, prepare=False)
                 committed = await AsyncCursor(conn).execute("commit", prepare=False)
             _check_ended(began, ended, committed)
-        except InvalidAuthorizationSpecification as error:
+        except (InvalidAuthorizationSpecification, InvalidCursorState) as error:
             prelude.name_refusal(error, self._login)
             raise
         except PipelineAborted as error:
@@ -383,7 +389,7 @@ async def _aundo(conn: AsyncConnection[Any]) -> None:
 
 def _roll_back(conn: AnyConnection) -> Waiting:
     if not conn.closed and conn.pgconn.transaction_status != TransactionStatus.IDLE:
-        yield from prelude.send_simply(conn, b"rollback")
+        yield from prelude.send_simply(conn, b"rollback; close all")  # a cursor WITH HOLD outlives a transaction
 
 
 def _is_clean(conn: AnyConnection) -> bool:

@@ -18,7 +18,8 @@
     │  ├─ TransactionInProgressError     E304
     │  ├─ BypassingRoleError             E305   row security does not bind this login
     │  ├─ SigningKeyError                E306   identities are to be signed, and there is no key for it
-    │  └─ BypassError                    E307   a bypass without a reason, inside another, too long, or of nothing
+    │  ├─ BypassError                    E307   a bypass without a reason, inside another, too long, or of nothing
+    │  └─ OpenCursorError                E308   a cursor of an earlier transaction is open
     ├─ ServerError (RuntimeError)        E400   no throwaway PostgreSQL could be had
     ├─ Denied (InsufficientPrivilege)    E500   the database refused: .table .operation .columns
     │  ├─ RowDenied                      E501   a row that the caller may not write
@@ -182,6 +183,12 @@ class BypassError(IdentityError):
     """A bypass of the rules that cannot be one: without a reason, inside another, longer than its time, or by a login that is bound."""
 
     code = "E307"
+
+
+class OpenCursorError(IdentityError):
+    """A cursor WITH HOLD of an earlier transaction is open, and would still give the rows of whoever opened it."""
+
+    code = "E308"
 
 
 class ServerError(RlskitError, RuntimeError):

@@ -7,13 +7,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from psycopg.errors import InvalidAuthorizationSpecification, error_from_result
+from psycopg.errors import InvalidAuthorizationSpecification, InvalidCursorState, error_from_result
 from psycopg.generators import execute, fetch_many, send
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from rlskit.connections import AnyConnection
-from rlskit.errors import InvalidIdentityError, SigningKeyError
+from rlskit.errors import InvalidIdentityError, OpenCursorError, SigningKeyError
 from rlskit.identity import NOBODY, Identity
 from rlskit.signing import SigningKey
 
@@ -78,7 +78,7 @@ def begin(conn: AnyConnection, asker: Asker, login: Login) -> Generator[Any, Any
 def identify(conn: AnyConnection, asker: Asker, login: Login) -> Waiting:
     """Say who asks in a transaction that is open already. Raises what ``begin`` does."""
     pid = (yield from _ask_backend(conn, [])) if needs_backend(asker, login) else conn.pgconn.backend_pid
-    yield from _say(conn, [_CLOSE_ALL, introduction(asker, login, pid)], asker, login)
+    yield from _say(conn, [introduction(asker, login, pid)], asker, login)
 
 
 def commit(conn: AnyConnection, began: bytes) -> Generator[Any, Any, bool]:
@@ -104,7 +104,7 @@ def introduction(asker: Asker, login: Login, pid: int) -> Statement:
 
     Without one it raises in a database that takes signed identities only: there nobody would ask, unnoticed.
     """
-    calls, values = [], []
+    calls, values = ["rlskit.refuse_cursors()"], []
     if asker.identity is None:
         calls.append("pg_catalog.set_config('rlskit.token', '', true)")
     elif login.key is None:
@@ -134,18 +134,19 @@ def send_simply(conn: AnyConnection, message: bytes) -> Generator[Any, Any, list
     return _checked(conn, (yield from execute(conn.pgconn)))
 
 
-def name_refusal(error: InvalidAuthorizationSpecification, login: Login) -> None:
-    """Raise SigningKeyError where it was this that the database refused; what somebody else raised is left to go its way."""
+def name_refusal(error: InvalidAuthorizationSpecification | InvalidCursorState, login: Login) -> None:
+    """Raise OpenCursorError or SigningKeyError where it was this that the database refused; what somebody else raised is left to go its way."""
+    if "rlskit.refuse_cursors(" in (error.diag.context or ""):
+        raise OpenCursorError(
+            "a cursor WITH HOLD of an earlier transaction is open, and would give the rows of whoever opened it",
+            hint="it is closed now; close what you open, or give the pool reset=rlskit.scrub",
+        ) from None
     if "rlskit.accept(" in (error.diag.context or ""):
         hint = GIVE_A_KEY
         if login.key is not None:
             hint = f"key `{login.key.kid}` is not known there, or was retired, or the clock here is more than a minute from the server's"
         # Without its cause, whose context may hold the token, where the server is told to log parameters.
         raise SigningKeyError(str(error.diag.message_primary), hint=hint) from None
-
-
-# A cursor WITH HOLD that was opened for somebody else would still give his rows.
-_CLOSE_ALL: Statement = ("close all", ())
 
 
 # --- on the wire -------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def _opening(conn: AnyConnection) -> list[Statement]:
         parts.append("read only" if conn.read_only else "read write")
     if conn.deferrable is not None:
         parts.append("deferrable" if conn.deferrable else "not deferrable")
-    return [(" ".join(parts), ()), _CLOSE_ALL]
+    return [(" ".join(parts), ())]
 
 
 def _ask_backend(conn: AnyConnection, before: list[Statement]) -> Generator[Any, Any, int]:
@@ -180,7 +181,7 @@ def _say(conn: AnyConnection, said: list[Statement], asker: Asker, login: Login)
                 for statement, values in said
             ]
             results = yield from send_simply(conn, b"; ".join(texts))
-    except InvalidAuthorizationSpecification as error:
+    except (InvalidAuthorizationSpecification, InvalidCursorState) as error:
         name_refusal(error, login)
         raise
     return results[-1].get_value(0, results[-1].nfields - 1) or b""

@@ -38,13 +38,12 @@ class as_user(Block[Source_co]):
     database refused is raised by its name, from the driver's exception: RowDenied, ColumnDenied or TableDenied. Inside, ``denial`` tells it.
     ``role`` is taken on for the transaction, where the login has it. ``actor`` is who really acts, where the application acts as ``identity``
     for somebody else: ``rlskit.actor()`` gives him to the database's own logs, and no rule looks at him. Inside, the same again is a savepoint.
-    Cursors WITH HOLD that were open are closed.
 
     ``pipeline=True`` sends the whole transaction in one flight, as psycopg's ``pipeline`` does: fetch what its statements found after the block.
 
     Raises MissingIdentityError for None, TransactionInProgressError for a connection that is not idle and for a transaction that was
-    ended inside, IdentityConflictError for another identity inside, SigningKeyError where the database does not take the identity, and what
-    ``guard`` raises.
+    ended inside, IdentityConflictError for another identity inside, SigningKeyError where the database does not take the identity, OpenCursorError
+    for a cursor WITH HOLD that is still open (it is closed), and what ``guard`` raises.
     """
 
     def __init__(

@@ -184,6 +184,21 @@ $rlskit$;
 comment on function rlskit.accept(text) is 'presents a signed identity for the rest of the transaction';
 
 
+-- Refuses to go on while a cursor of an earlier transaction is open (WITH HOLD): it would still give the rows of whoever opened it.
+create or replace function rlskit.refuse_cursors()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $rlskit$
+begin
+  if exists (select from pg_cursor() where name <> '') then -- the one without a name is the client's own statement
+    raise invalid_cursor_state using message = 'a cursor is open that was opened before anybody said who is asking';
+  end if;
+end
+$rlskit$;
+comment on function rlskit.refuse_cursors() is 'refuses to go on while a cursor of an earlier transaction is open';
+
+
 -- One claim of the caller, or NULL where it is missing or could be taken for somebody else's.
 create or replace function rlskit.claim(name text)
 returns text

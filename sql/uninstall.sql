@@ -19,6 +19,7 @@ drop function if exists rlskit.identities();
 drop function if exists rlskit.identity();
 drop function if exists rlskit.actor();
 drop function if exists rlskit.claim(text);
+drop function if exists rlskit.refuse_cursors();
 drop function if exists rlskit.accept(text);
 drop function if exists rlskit.signed_claims();
 drop procedure if exists rlskit.add_key(text, bytea);

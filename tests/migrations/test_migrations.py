@@ -57,6 +57,7 @@ RESTING = {
     "is_signed": "create table notes (signed bool default rlskit.is_signed())",
     "signed_claims": "create table notes (said jsonb default rlskit.signed_claims())",
     "accept": "create function accepting() returns void begin atomic select rlskit.accept('v1'); end",
+    "refuse_cursors": "create function refusing() returns void begin atomic select rlskit.refuse_cursors(); end",
     "key": "create view keys as select kid from rlskit.key",
     "version": "create view version as select * from rlskit.version",
     "schema": "create function rlskit.mine() returns int language sql return 1",

@@ -6,8 +6,9 @@ import gc
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,6 +25,7 @@ from rlskit.errors import (
     IdentityConflictError,
     InvalidIdentityError,
     MissingIdentityError,
+    OpenCursorError,
     RuntimeVersionError,
     TransactionInProgressError,
 )
@@ -278,17 +280,27 @@ def test_a_stream_that_is_read_half_way_does_not_hang_the_block(todo: Database) 
         assert app.closed
 
 
-@pytest.mark.parametrize("held", ["a cursor with hold", "the same, of a failed block"])
-def test_a_cursor_that_outlives_its_block_is_closed_before_the_next_one(held: str, todo: Database) -> None:
+@pytest.mark.parametrize("block", [partial(as_user, identity=BOB), as_nobody], ids=["somebody", "nobody"])
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_a_cursor_that_outlives_its_block_is_refused_by_the_next_one_and_closed(
+    block: Callable[..., Any], pipeline: bool, todo: Database
+) -> None:
     with todo.connect_as_app() as app:
         with as_user(app, ALICE) as conn:
             conn.execute("insert into todo (content) values ('hers')")
             conn.execute("declare kept cursor with hold for select content from todo")
-        if held.endswith("failed block"):
-            with suppress(ZeroDivisionError), as_user(app, ALICE):
-                raise ZeroDivisionError
-        with as_user(app, BOB) as conn, pytest.raises(psycopg.errors.InvalidCursorName), conn.transaction():
+        with pytest.raises(OpenCursorError), block(app, pipeline=pipeline) as conn:
+            conn.execute("select 1")
+        assert app.info.transaction_status == TransactionStatus.IDLE
+        with block(app) as conn, pytest.raises(psycopg.errors.InvalidCursorName), conn.transaction():
             conn.execute("fetch all from kept")
+
+
+def test_a_cursor_of_the_block_itself_is_its_own(app: psycopg.Connection[Any]) -> None:
+    with as_user(app, ALICE) as conn, conn.cursor("named") as cursor:
+        cursor.execute("select 1")
+        with as_user(conn, ALICE):
+            assert cursor.fetchone() == (1,)
 
 
 def test_an_identity_that_the_connection_cannot_spell_is_refused(todo: Database) -> None:

@@ -345,14 +345,6 @@ def test_isolation_read_only_and_role_hold(app: psycopg.Connection[Any], todo: D
     assert rows.fetchall() == [("serializable", "on", "on", todo.app)]
 
 
-def test_a_cursor_that_outlives_its_block_is_closed_before_the_next_one(app: psycopg.Connection[Any]) -> None:
-    with asked(app) as conn:
-        conn.execute(INSERT, ["hers"])
-        conn.execute("declare kept cursor with hold for select content from todo")
-    with pytest.raises(psycopg.errors.InvalidCursorName), asked(app, BOB) as conn:
-        conn.execute("fetch all from kept")
-
-
 # --- pools and tasks -------------------------------------------------------------------------------------------------
 
 

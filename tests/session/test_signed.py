@@ -858,7 +858,8 @@ def test_neither_the_token_nor_who_asks_stands_in_a_statement(
             conn._pipeline.sync()  # type: ignore[union-attr]
         row = other.execute(query, [app.info.backend_pid]).fetchone()
     assert row is not None
-    assert options or row[0].startswith("select rlskit.accept($1), ")  # of a flight the last one stands there
+    # Of a flight the last one stands there.
+    assert options or row[0].startswith("select rlskit.refuse_cursors(), rlskit.accept($1), ")
     assert not any(told in row[0] for told in ("v1.", "alice", "a1f0"))
 
 

@@ -94,6 +94,7 @@ def test_codes_are_stable() -> None:
         "NotVisible": "E600",
         "SigningKeyError": "E306",
         "BypassError": "E307",
+        "OpenCursorError": "E308",
     }
 
 
