@@ -680,3 +680,10 @@ def test_a_name_that_an_encoding_makes_another_is_refused(name: str, app: psycop
         with pytest.raises(InvalidIdentityError), as_user(app, Identity(sub="b", username=name), pipeline=pipeline):
             pass
     assert app.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_a_runtime_that_is_older_than_the_package_is_refused(todo: Database) -> None:
+    with todo.connect(autocommit=True) as admin:
+        admin.execute("update rlskit.version set version_num = '0000'")
+    with todo.connect_as_app() as app, pytest.raises(RuntimeVersionError, match="has version 0000"):
+        guard(app)
