@@ -5,7 +5,7 @@ Everything is decided once, for ``with`` and for ``async with``: what differs is
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
@@ -59,14 +59,11 @@ class Block(Generic[Source_co]):
         self._check_new()
         if isinstance(self._source, AsyncConnection):
             raise TypeError("an AsyncConnection is asked with `async with`")
-        self._conn = self._source
-        if not isinstance(self._source, Connection):
-            self._conn = None
-            lease = connections.lent(self._source)
-            if not hasattr(lease, "__enter__"):
-                raise TypeError("an asynchronous pool is asked with `async with`")
-            self._conn = lease.__enter__()
-            self._lease = lease
+        lease = None if isinstance(self._source, Connection) else connections.lent(self._source)
+        if lease is not None and not hasattr(lease, "__enter__"):
+            raise TypeError("an asynchronous pool is asked with `async with`")
+        self._conn = self._source if lease is None else lease.__enter__()
+        self._lease = lease
         conn = self._conn
         try:
             connections.check_read(conn)
@@ -138,14 +135,12 @@ class Block(Generic[Source_co]):
                 first = conn.wait(self._begin_in_pipeline())
                 self._open()
             with conn.pipeline():
-                for statement, values in first:
-                    Cursor(conn).execute(statement.encode(), values, prepare=False)
-                began = Cursor(conn).execute(_WHEN, prepare=False)
+                said = [Cursor(conn).execute(statement.encode(), values, prepare=False) for statement, values in first]
                 yield
                 self._close()
                 ended = Cursor(conn).execute(_WHEN, prepare=False)
                 committed = Cursor(conn).execute("commit", prepare=False)
-            _check_ended(began, ended, committed)
+            self._check_ended(said, ended, committed)
         except (InvalidAuthorizationSpecification, InvalidCursorState) as error:
             prelude.name_refusal(error, self._login)
             raise
@@ -174,14 +169,11 @@ class Block(Generic[Source_co]):
         self._check_new()
         if isinstance(self._source, Connection):
             raise TypeError("a Connection is asked with `with`, without `async`")
-        self._conn = self._source
-        if not isinstance(self._source, AsyncConnection):
-            self._conn = None
-            lease = connections.lent(self._source)
-            if not hasattr(lease, "__aenter__"):
-                raise TypeError("a pool that is not asynchronous is asked with `with`, without `async`")
-            self._conn = await lease.__aenter__()
-            self._lease = lease
+        lease = None if isinstance(self._source, AsyncConnection) else connections.lent(self._source)
+        if lease is not None and not hasattr(lease, "__aenter__"):
+            raise TypeError("a pool that is not asynchronous is asked with `with`, without `async`")
+        self._conn = self._source if lease is None else await lease.__aenter__()
+        self._lease = lease
         conn = self._conn
         try:
             connections.check_read(conn)
@@ -253,14 +245,15 @@ class Block(Generic[Source_co]):
                 first = await conn.wait(self._begin_in_pipeline())
                 self._open()
             async with conn.pipeline():
-                for statement, values in first:
+                said = [
                     await AsyncCursor(conn).execute(statement.encode(), values, prepare=False)
-                began = await AsyncCursor(conn).execute(_WHEN, prepare=False)
+                    for statement, values in first
+                ]
                 yield
                 self._close()
                 ended = await AsyncCursor(conn).execute(_WHEN, prepare=False)
                 committed = await AsyncCursor(conn).execute("commit", prepare=False)
-            _check_ended(began, ended, committed)
+            self._check_ended(said, ended, committed)
         except (InvalidAuthorizationSpecification, InvalidCursorState) as error:
             prelude.name_refusal(error, self._login)
             raise
@@ -314,8 +307,15 @@ class Block(Generic[Source_co]):
         self._login = yield from self._admit()
         if not prelude.needs_backend(self._asker, self._login):
             return prelude.statements(self._conn, self._asker, self._login)
-        yield from prelude.begin(self._conn, self._asker, self._login)
+        self._when = yield from prelude.begin(self._conn, self._asker, self._login)
         return []
+
+    def _check_ended(self, said: Sequence[AnyCursor], ended: AnyCursor, committed: AnyCursor) -> None:
+        """Raise TransactionInProgressError unless it was ended in the transaction that it began in, and PostgreSQL has committed that one."""
+        if _last_value(ended) != (_last_value(said[-1]) if said else self._when):
+            raise _ended_inside()
+        if committed.statusmessage == "ROLLBACK":
+            raise _given_up()
 
     def _admit(self) -> Generator[Any, Any, Login]:
         return (yield from gatekeeper.admit(self._conn, gatekeeper.terms_of(self._source)))
@@ -358,14 +358,10 @@ def _given_up() -> TransactionInProgressError:
 _WHEN = f"select {prelude.WHEN}"
 
 
-def _check_ended(began: AnyCursor, ended: AnyCursor, committed: AnyCursor) -> None:
-    """Raise TransactionInProgressError unless the first two were asked in one transaction, and PostgreSQL has committed it."""
-    assert began.pgresult is not None
-    assert ended.pgresult is not None
-    if began.pgresult.get_value(0, 0) != ended.pgresult.get_value(0, 0):
-        raise _ended_inside()
-    if committed.statusmessage == "ROLLBACK":
-        raise _given_up()
+def _last_value(cursor: AnyCursor) -> bytes | None:
+    result = cursor.pgresult
+    assert result is not None
+    return result.get_value(0, result.nfields - 1)
 
 
 # No identity outlives its block, whatever went wrong: or else the connection is closed. Its lock is held.

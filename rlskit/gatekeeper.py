@@ -194,6 +194,13 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
     return login
 
 
+def admit_with_key(conn: AnyConnection, terms: Terms) -> prelude.Waiting:
+    """The same for a connection on which somebody will ask. Raises SigningKeyError where he has to be signed for, and there is no key."""
+    login = yield from admit(conn, terms)
+    if login.signed and login.key is None:
+        raise SigningKeyError("this database takes signed identities only", hint=prelude.GIVE_A_KEY)
+
+
 def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, Any, tuple[str, str]]:
     """The login and the database of a connection that no rule binds, once it has taken on ``role``. Raises BypassError for any other.
 
@@ -222,13 +229,6 @@ def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, An
             f"{who} has no BYPASSRLS, so the rules bind it", hint="connect with the login of support, or name its role"
         )
     return str(found["session_user"]), str(found["current_database"])
-
-
-def admit_with_key(conn: AnyConnection, terms: Terms) -> prelude.Waiting:
-    """The same for a connection on which somebody will ask. Raises SigningKeyError where he has to be signed for, and there is no key."""
-    login = yield from admit(conn, terms)
-    if login.signed and login.key is None:
-        raise SigningKeyError("this database takes signed identities only", hint=prelude.GIVE_A_KEY)
 
 
 def _facts(results: Sequence[PGresult]) -> dict[str, str | None]:

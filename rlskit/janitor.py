@@ -31,41 +31,37 @@ def scrub(conn: AnyConnection) -> Awaitable[None] | None:
 
 def _scrub(conn: Connection[Any]) -> None:
     check_idle(conn)
-    if conn.prepare_threshold is None:
-        with conn.lock:
-            conn.wait(prelude.send_simply(conn, b"discard all"))
-    elif _NOTICES_DISCARD:
+    if conn.prepare_threshold is not None and _NOTICES_DISCARD:
         autocommit, conn.autocommit = conn.autocommit, True
         try:
             Cursor(conn).execute(_unlike_any_other())
         finally:
             conn.autocommit = autocommit
-    else:
+        return
+    if conn.prepare_threshold is not None:
         with conn.lock:
             conn.wait(prelude.send_simply(conn, b"begin"))
         conn.rollback()
-        with conn.lock:
-            conn.wait(prelude.send_simply(conn, b"discard all"))
+    with conn.lock:
+        conn.wait(prelude.send_simply(conn, b"discard all"))
 
 
 async def _ascrub(conn: AsyncConnection[Any]) -> None:
     check_idle(conn)
-    if conn.prepare_threshold is None:
-        async with conn.lock:
-            await conn.wait(prelude.send_simply(conn, b"discard all"))
-    elif _NOTICES_DISCARD:
+    if conn.prepare_threshold is not None and _NOTICES_DISCARD:
         autocommit = conn.autocommit
         await conn.set_autocommit(True)
         try:
             await AsyncCursor(conn).execute(_unlike_any_other())
         finally:
             await conn.set_autocommit(autocommit)
-    else:
+        return
+    if conn.prepare_threshold is not None:
         async with conn.lock:
             await conn.wait(prelude.send_simply(conn, b"begin"))
         await conn.rollback()
-        async with conn.lock:
-            await conn.wait(prelude.send_simply(conn, b"discard all"))
+    async with conn.lock:
+        await conn.wait(prelude.send_simply(conn, b"discard all"))
 
 
 # psycopg has to forget what it has prepared, or else it would ask for what is gone. Since 3.3.6 it notices that in a DISCARD ALL that it sends itself

@@ -15,6 +15,7 @@ from psycopg.pq.abc import PGresult
 from rlskit.connections import AnyConnection
 from rlskit.errors import InvalidIdentityError, OpenCursorError, SigningKeyError
 from rlskit.identity import NOBODY, Identity
+from rlskit.names import checked_name
 from rlskit.signing import SigningKey
 
 Waiting: TypeAlias = Generator[Any, Any, None]  # for the `wait` of a connection whose lock is held
@@ -40,12 +41,21 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks in a transaction: the identity, None for nobody; who really acts; the role that is taken on; further settings, name and value."""
+    """Who asks in a transaction: the identity, None for nobody; who really acts; the role that is taken on; further settings, name and value.
+
+    Raises InvalidIdentityError for an actor that is no Identity, RuleError for what is no name of a role.
+    """
 
     identity: Identity | None
     actor: Identity | None = None
     role: str | None = None
     also: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.actor is not None and not isinstance(self.actor, Identity):
+            raise InvalidIdentityError("`actor` is no Identity", hint="it is whoever really acts, as the token says")
+        if self.role is not None:
+            checked_name(self.role, "role")
 
     @property
     def acting(self) -> str:
@@ -72,7 +82,7 @@ def begin(conn: AnyConnection, asker: Asker, login: Login) -> Generator[Any, Any
     if needs_backend(asker, login):
         pid = yield from _ask_backend(conn, _opening(conn))
         return (yield from _say(conn, [introduction(asker, login, pid)], asker, login))
-    return (yield from _say(conn, statements(conn, asker, login), asker, login))
+    return (yield from _say(conn, _statements(conn, asker, login), asker, login))
 
 
 def identify(conn: AnyConnection, asker: Asker, login: Login) -> Waiting:
@@ -94,9 +104,11 @@ def needs_backend(asker: Asker, login: Login) -> bool:
 
 def statements(conn: AnyConnection, asker: Asker, login: Login) -> list[Statement]:
     """What ``begin`` says in one exchange, for who sends it in a pipeline with more. Raises InvalidIdentityError."""
-    for value in asker.settings().values():
-        encoded(conn, value)
-    return [*_opening(conn), introduction(asker, login, conn.pgconn.backend_pid)]
+    said = _statements(conn, asker, login)
+    for _, values in said:
+        for value in values:
+            encoded(conn, value)
+    return said
 
 
 def introduction(asker: Asker, login: Login, pid: int) -> Statement:
@@ -161,6 +173,10 @@ def _opening(conn: AnyConnection) -> list[Statement]:
     if conn.deferrable is not None:
         parts.append("deferrable" if conn.deferrable else "not deferrable")
     return [(" ".join(parts), ())]
+
+
+def _statements(conn: AnyConnection, asker: Asker, login: Login) -> list[Statement]:
+    return [*_opening(conn), introduction(asker, login, conn.pgconn.backend_pid)]
 
 
 def _ask_backend(conn: AnyConnection, before: list[Statement]) -> Generator[Any, Any, int]:

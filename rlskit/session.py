@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import monotonic
 from types import TracebackType
@@ -15,9 +16,8 @@ from psycopg import AsyncConnection, Connection
 from rlskit import gatekeeper
 from rlskit.blocks import Block
 from rlskit.connections import AsyncPool, Pool
-from rlskit.errors import BypassError, InvalidIdentityError, MissingIdentityError
+from rlskit.errors import BypassError, MissingIdentityError
 from rlskit.identity import Identity
-from rlskit.names import checked_name
 from rlskit.prelude import Asker, Login
 
 Row = TypeVar("Row")
@@ -60,7 +60,7 @@ class as_user(Block[Source_co]):
                 "`as_user` needs an Identity",
                 hint="for a guest write as_nobody(conn): nobody sees no rows, and gets no error",
             )
-        super().__init__(source, Asker(identity, checked_actor(actor), checked_role(role)), pipeline=pipeline)
+        super().__init__(source, Asker(identity, actor, role), pipeline=pipeline)
 
 
 class as_nobody(Block[Source_co]):
@@ -70,7 +70,7 @@ class as_nobody(Block[Source_co]):
     """
 
     def __init__(self, source: Source_co, *, role: str | None = None, pipeline: bool = False) -> None:
-        super().__init__(source, Asker(None, role=checked_role(role)), pipeline=pipeline)
+        super().__init__(source, Asker(None, role=role), pipeline=pipeline)
 
 
 class bypass(Block[Source_co]):
@@ -105,7 +105,7 @@ class bypass(Block[Source_co]):
             )
         limits = ("statement_timeout", "idle_in_transaction_session_timeout")
         also = tuple((name, str(max(1, round(timeout * 1000)))) for name in limits)
-        super().__init__(source, Asker(None, checked_actor(actor), checked_role(role), also))
+        super().__init__(source, Asker(None, actor, role, also))
         self._reason, self._timeout = reason, timeout
         self._began = 0.0
         self._about: dict[str, object] = {}
@@ -128,20 +128,8 @@ class bypass(Block[Source_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         late = self._late(error)
-        try:
+        with self._told(late, error):
             super().__exit__(*((type(late), late, None) if late else (kind, error, trace)))
-        except psycopg.Error as failure:
-            # A pause that was too long has ended the session: there was nothing left to roll back.
-            self._end(late or failure)
-            if late:
-                raise late from failure
-            raise
-        except BaseException as failure:
-            self._end(failure)
-            raise
-        self._end(late or error)
-        if late:
-            raise late
 
     @overload
     async def __aenter__(self: bypass[AsyncConnection[Row]]) -> AsyncConnection[Row]: ...
@@ -161,20 +149,8 @@ class bypass(Block[Source_co]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         late = self._late(error)
-        try:
+        with self._told(late, error):
             await super().__aexit__(*((type(late), late, None) if late else (kind, error, trace)))
-        except psycopg.Error as failure:
-            # A pause that was too long has ended the session: there was nothing left to roll back.
-            self._end(late or failure)
-            if late:
-                raise late from failure
-            raise
-        except BaseException as failure:
-            self._end(failure)
-            raise
-        self._end(late or error)
-        if late:
-            raise late
 
     def _admit(self) -> Generator[Any, Any, Login]:
         login, database = yield from gatekeeper.admit_past_rules(self._conn, self._asker.role)
@@ -205,6 +181,22 @@ class bypass(Block[Source_co]):
             hint="do less in one block, or say timeout=…",
         )
 
+    @contextmanager
+    def _told(self, late: BypassError | None, error: BaseException | None) -> Iterator[None]:
+        """Log how the block has ended, and raise where it was too late."""
+        try:
+            yield
+        except BaseException as failure:
+            # A pause that was too long has ended the session: there was nothing left to roll back.
+            lost = late is not None and isinstance(failure, psycopg.Error)
+            self._end(late if lost else failure)
+            if late is not None and lost:
+                raise late from failure
+            raise
+        self._end(late or error)
+        if late is not None:
+            raise late
+
     def _end(self, error: BaseException | None) -> None:
         _bypassing.set(None)
         ended = {
@@ -214,15 +206,3 @@ class bypass(Block[Source_co]):
             "seconds": round(monotonic() - self._began, 3),
         }
         _log.warning("bypass ends, %s: %s", ended["outcome"], self._reason, extra={"rlskit": ended})
-
-
-def checked_actor(actor: object) -> Identity | None:
-    """Return it. Raises InvalidIdentityError for what is neither None nor an Identity."""
-    if actor is None or isinstance(actor, Identity):
-        return actor
-    raise InvalidIdentityError("`actor` is no Identity", hint="it is whoever really acts, as the token says")
-
-
-def checked_role(role: str | None) -> str | None:
-    """Return it. Raises RuleError for what is no name of a role."""
-    return None if role is None else checked_name(role, "role")

@@ -14,9 +14,8 @@ from typing import Any
 from rlskit.errors import InvalidIdentityError, SigningKeyError
 from rlskit.identity import Identity
 
-LIFETIME = (
-    60  # seconds from signing to the beginning of the transaction; so far the clocks of two machines may be apart
-)
+# Seconds from signing to the beginning of the transaction; so far the clocks of two machines may be apart.
+LIFETIME = 60
 
 _LONGEST = 65_000  # characters of a token; the database looks at none that is longer than 65,536
 

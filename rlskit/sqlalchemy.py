@@ -42,7 +42,6 @@ from rlskit.gatekeeper import Terms
 from rlskit.identity import Identity
 from rlskit.prelude import Asker
 from rlskit.rules import Rules
-from rlskit.session import checked_actor, checked_role
 from rlskit.signing import SigningKey
 
 AnySession: TypeAlias = (
@@ -101,12 +100,12 @@ def set_identity(
             "`set_identity` needs an Identity",
             hint="for a guest say set_nobody(session): no rows, and no error for reading",
         )
-    _set(session, Asker(identity, checked_actor(actor), checked_role(role)))
+    _set(session, Asker(identity, actor, role))
 
 
 def set_nobody(session: AnySession, *, role: str | None = None) -> None:
     """Say that nobody asks through this session or connection: a guest, who sees no rows and gets no error for reading. Raises what ``set_identity`` does."""
-    _set(session, Asker(None, role=checked_role(role)))
+    _set(session, Asker(None, role=role))
 
 
 # --- who is asking -----------------------------------------------------------------------------------------
