@@ -19,6 +19,7 @@ from rlskit import Identity, as_user
 from rlskit.errors import (
     IdentityConflictError,
     MissingIdentityError,
+    OpenCursorError,
     TransactionInProgressError,
 )
 from rlskit.sqlalchemy import guard, set_identity, set_nobody
@@ -585,3 +586,17 @@ def test_sessions_of_other_engines_are_left_alone(engine: Engine, todo: Database
     other.dispose()
 
     assert counted == [3]
+
+
+def test_a_cursor_that_somebody_left_open_is_refused_in_two_phases_too(todo: Database) -> None:
+    """There the transaction has begun before anybody says who asks."""
+    engine = engine_of(todo.app_dsn)
+    guard(engine)
+    with session_of(engine, ALICE) as session:
+        session.execute(text("declare kept cursor with hold for select content from todo"))
+        session.commit()
+    with session_of(engine, BOB, twophase=True) as session, pytest.raises(OpenCursorError):
+        session.execute(text("fetch all from kept"))
+    with session_of(engine, BOB, twophase=True) as session:
+        assert contents(session) == mine(BOB)
+    engine.dispose()

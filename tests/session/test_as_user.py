@@ -687,3 +687,14 @@ def test_a_runtime_that_is_older_than_the_package_is_refused(todo: Database) -> 
         admin.execute("update rlskit.version set version_num = '0000'")
     with todo.connect_as_app() as app, pytest.raises(RuntimeVersionError, match="has version 0000"):
         guard(app)
+
+
+def test_a_login_that_may_switch_triggers_off_is_refused(todo: Database) -> None:
+    """They guard the columns that depend on the row."""
+    with todo.connect(autocommit=True) as admin:
+        admin.execute(f"grant set on parameter session_replication_role to {todo.app}")
+        try:
+            with todo.connect_as_app() as conn, pytest.raises(BypassingRoleError, match="session_replication_role"):
+                guard(conn)
+        finally:
+            admin.execute(f"revoke set on parameter session_replication_role from {todo.app}")

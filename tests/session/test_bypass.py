@@ -509,3 +509,19 @@ def test_it_lets_nobody_off_anything_else(database: Database) -> None:
     """The schema rlskit has to be there all the same."""
     with database.connect() as conn, pytest.raises(Exception, match="no schema rlskit"):
         guard(conn, allow_bypass="the demo")
+
+
+def test_a_log_that_fails_leaves_nobody_past_the_rules(shop: Shop) -> None:
+    def fails(record: logging.LogRecord) -> bool:
+        raise RuntimeError("no log")
+
+    log = logging.getLogger("rlskit.bypass")
+    log.addFilter(fails)
+    try:
+        with psycopg.connect(make_conninfo(shop.database.superuser_dsn, user=shop.support)) as conn:
+            with pytest.raises(RuntimeError, match="no log"), bypass(conn, reason="ticket 1"):
+                raise AssertionError("it was entered")
+            assert conn.info.transaction_status == TransactionStatus.IDLE
+            conn.commit()  # which a block would refuse
+    finally:
+        log.removeFilter(fails)

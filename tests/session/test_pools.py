@@ -260,3 +260,14 @@ def test_a_pool_that_checks_does_not_lend_what_is_dead(todo: Database) -> None:
                 return await (await conn.execute("select owner from todo")).fetchall()
 
     assert asyncio.run(asked()) == [(full(ALICE),)]
+
+
+def test_a_pool_is_asked_in_its_own_way(pool: Pool, todo: Database) -> None:
+    async def asked() -> None:
+        async with as_user(pool, ALICE):  # type: ignore[misc]
+            raise AssertionError("it was entered")
+
+    with pytest.raises(TypeError, match="without `async`"):
+        asyncio.run(asked())
+    with pytest.raises(TypeError, match="`async with`"), as_user(AsyncConnectionPool(todo.app_dsn, open=False), ALICE):
+        pass
