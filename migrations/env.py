@@ -6,33 +6,17 @@ a connection in ``config.attributes["connection"]``; ``--sql`` needs none of the
 
 from __future__ import annotations
 
-import re
-
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import ExecutableDDLElement
 
 from rlskit import runtime
-
-
-class Script(ExecutableDDLElement):
-    """SQL that stays as it is, for the server and in the output of ``--sql``; ``text()`` reads ``:`` and doubles ``%``."""
-
-    def __init__(self, sql: str) -> None:
-        self.sql = sql
-
-
-@compiles(Script)
-def _as_it_is(script: Script, _compiler: object, **_options: object) -> str:
-    return script.sql
+from rlskit.alembic.statements import Verbatim
 
 
 def run(name: str) -> None:
     """Run a file of ``sql/`` in Alembic's transaction, and so without the file's own ``begin`` and ``commit``."""
-    sql = re.sub(r"^(begin|commit);\n", "", runtime.script(name), flags=re.MULTILINE)
-    context.execute(Script(sql.strip().removesuffix(";")), execution_options={"no_parameters": True})
+    context.execute(Verbatim(runtime.inside(runtime.script(name)).removesuffix(";")))
 
 
 def migrate(connection: Connection | None) -> None:

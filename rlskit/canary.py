@@ -11,7 +11,6 @@ from rlskit.rules import Rules, TableRules, allow
 from rlskit.state import Default, Policy, RowSecurity, Trigger
 
 _TABLE = """\
-begin;
 set local search_path = pg_catalog, pg_temp;
 -- It asks as people whom nobody signs for; what is required of others stays as it is.
 do $$
@@ -27,8 +26,10 @@ select set_config('rlskit.canary_role', {}, true);
 """
 
 
-def script(role: str) -> str:
-    """One transaction, rolled back at its end. ``role`` is taken on where row security does not bind the connected user.
+def script(role: str, *, inside: bool = False) -> str:
+    """One transaction, rolled back at its end; ``inside`` of another one, a savepoint of it.
+
+    ``role`` is taken on where row security does not bind the connected user.
 
     It raises in the database, with a hint, where the proof fails. What is tried are the very policies that ``compile`` makes.
     """
@@ -41,4 +42,7 @@ def script(role: str) -> str:
             statements = ddl.create(each)
             marked = isinstance(each, ddl.Marked)  # what is gone in a moment needs no mark
             parts += [f"{ddl.text(statement)};\n" for statement in (statements[:1] if marked else statements)]
-    return "".join([*parts, runtime.script("canary.sql"), "rollback;\n"])
+    begin, end = ("begin", "rollback")
+    if inside:
+        begin, end = ("savepoint rlskit_proof", "rollback to savepoint rlskit_proof;\nrelease savepoint rlskit_proof")
+    return "".join([f"{begin};\n", *parts, runtime.script("canary.sql"), f"{end};\n"])

@@ -83,6 +83,14 @@ def read(conn: Connection[Any], tables: Iterable[QualifiedName], role: str) -> D
     )
 
 
+def columns(conn: Connection[Any], tables: dict[int, QualifiedName]) -> dict[QualifiedName, dict[str, ColumnFacts]]:
+    """Return the columns of these tables, given by their oids."""
+    query = _Query(conn, role="")
+    query.oids = list(tables)
+    facts, _ = _columns(query, tables)
+    return {tables[oid]: found for oid, found in facts.items()}
+
+
 def runtime_version(conn: Connection[Any]) -> str | None:
     """The version of the runtime in this database; None where it is missing or may not be read."""
     try:

@@ -221,6 +221,9 @@ def _digest(parts: Iterable[str]) -> str:
 
 def _mark(wanted: Marked) -> Composed:
     kind = "constraint" if isinstance(wanted, Check) else wanted.kind
+    if wanted.mark is not None:  # one that was there is put back as it was
+        place = _format("{} on {}", wanted.name, qualified(wanted.table))
+        return _format("comment on {} {} is {}", SQL(kind), place, Literal(wanted.mark))
     target = text(qualified(wanted.table))
     values = map(Literal, (kind, target, wanted.name, wanted_digest(wanted)))
     return _format("call rlskit.mark({}, {}, {}, {})", *values)
@@ -266,7 +269,7 @@ def alter(existing: TableObject, wanted: TableObject) -> Statements:
     match wanted:
         case RowSecurity() | Default():
             return create(wanted)
-        case Policy() if isinstance(existing, Policy) and _alterable(existing, wanted):
+        case Policy() if isinstance(existing, Policy) and alterable(existing, wanted):
             return [_policy(_format("alter policy {} on {}", wanted.name, table), wanted, new=False), _mark(wanted)]
         case Check() if isinstance(existing, Check) and existing.expression == wanted.expression:
             return [_format("alter table {} validate constraint {}", table, wanted.name)]
@@ -304,8 +307,14 @@ def drop(existing: TableObject) -> Statements:
 def _row_security(table: Identifier, wanted: RowSecurity) -> Statements:
     return [
         _format("alter table {} {} row level security", table, SQL("enable" if wanted.enabled else "disable")),
-        _format("alter table {} {} row level security", table, SQL("force" if wanted.forced else "no force")),
+        force(wanted),
     ]
+
+
+def force(wanted: RowSecurity) -> Composed:
+    """Whether row security binds the table's owner too."""
+    how: LiteralString = "force" if wanted.forced else "no force"
+    return _format("alter table {} {} row level security", qualified(wanted.table), SQL(how))
 
 
 def _create_trigger(table: Identifier, wanted: Trigger) -> Statements:
@@ -337,7 +346,7 @@ def _policy(head: Composable, wanted: Policy, *, new: bool) -> Composed:
     return SQL("\n").join(parts)
 
 
-def _alterable(existing: Policy, wanted: Policy) -> bool:
+def alterable(existing: Policy, wanted: Policy) -> bool:
     """ALTER POLICY changes roles and expressions, but neither the command nor what is there at all."""
     same_shape = all(
         (a is None) == (b is None)
@@ -422,6 +431,11 @@ def attach_index(parent: Index, child: Index) -> Statements:
 def mark_index(index: Index) -> Composed:
     """Say in a comment that the index is rlskit's."""
     return _format("comment on index {} is {}", qualified(_index_name(index)), Literal(MARK))
+
+
+def drop_temporary(name: str) -> Composed:
+    """Take a temporary table of this session away."""
+    return _format("drop table {}", Identifier("pg_temp", name))
 
 
 def count_of(table: QualifiedName, condition: Expression | None = None) -> Composed:

@@ -50,7 +50,10 @@ class Foreign:
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table as it is. ``ancestors`` are the managed tables that it is a partition or a child of; ``parents`` the direct ones."""
+    """A table as it is. ``ancestors`` are the managed tables that it is a partition or a child of; ``parents`` the direct ones.
+
+    ``going`` says that a migration drops it, where the facts are those that the migration will leave.
+    """
 
     name: QualifiedName
     kind: str
@@ -64,6 +67,7 @@ class TableFacts:
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     indexes: tuple[IndexFacts, ...] = ()
     checks: frozenset[str] = frozenset()
+    going: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def fit(wanted: State, database: Database, role: str) -> State:
     families: dict[QualifiedName, list[TableFacts]] = defaultdict(list)
     for facts in database.tables.values():
         for ancestor in facts.ancestors:
-            if facts.name not in wanted.tables:
+            if facts.name not in wanted.tables and not facts.going:
                 families[ancestor].append(facts)
     objects: list[TableObject] = []
     for table in sorted(wanted.tables):
@@ -109,6 +109,11 @@ def _facts(database: Database, table: QualifiedName) -> TableFacts:
             f"table `{table}` does not exist", hint="create it first: rlskit adds owner columns, but no tables"
         )
     facts = database.tables[table]
+    if facts.going:
+        raise PlanError(
+            f"table `{table}` has rules, and the migration drops it",
+            hint="take its rules out; or add it to the models, or leave it out of the comparison with include_object",
+        )
     if facts.kind not in ("table", "partitioned table"):
         way_out = (
             "put the rules on its tables, and make it `with (security_invoker = true)`"
@@ -341,7 +346,7 @@ def _index_of(wanted: Index, facts: TableFacts) -> Iterator[Index]:
 def _leaving(wanted: State, database: Database) -> Iterator[TableObject]:
     """Tables that bear the mark but have no rules any more stay closed; those that are unmanaged on purpose are opened."""
     for table, facts in database.tables.items():
-        if any(each in wanted.tables for each in (table, *facts.ancestors)):
+        if facts.going or any(each in wanted.tables for each in (table, *facts.ancestors)):
             continue
         if {table, *facts.ancestors} & (wanted.unmanaged | wanted.released):
             yield RowSecurity(table=table, enabled=False, forced=False, why="left alone on purpose")

@@ -107,7 +107,7 @@ class Plan(Sequence[Step]):
         """
         steps = list(self.steps)
         if blocking := [each for each in self.undoing if not prune_foreign or each.drop is None]:
-            raise _not_in_force(blocking[0])
+            raise not_in_force(blocking[0])
         applier.check_idle(conn)
         with catalog.reading(conn):
             now = catalog.read(conn, self.database.asked, self.role)
@@ -142,8 +142,17 @@ def plan(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) ->
     return made
 
 
-def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) -> Plan:
+def compare(
+    conn: Connection[Any],
+    rules: Rules,
+    *,
+    release: Iterable[str] = (),
+    foresee: Callable[[Database], Database] | None = None,
+) -> Plan:
     """Return the same plan for a user who may only read the catalogue; on a standby too. Takes only the locks of reading.
+
+    ``foresee`` turns what the database has into what a migration will have made of it when the steps run; it is called in
+    the transaction that reads, which is rolled back.
 
     Raises RuleError or PlanError for rules that this database cannot have: a table, column or role that does not exist, a type
     that cannot hold an owner, a role that row security would not bind, a runtime that is newer than this package.
@@ -151,6 +160,8 @@ def compare(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ())
     compiled = _with_released(compiler.compile(rules), rules, release)
     with catalog.reading(conn):
         database = catalog.read(conn, [*compiled.tables, *compiled.released], rules.role)
+        if foresee is not None:
+            database = foresee(database)
         if unknown := compiled.released - database.tables.keys():
             raise PlanError(
                 f"table `{min(unknown)}` does not exist", hint="--release takes the name of a table that left the rules"
@@ -203,7 +214,8 @@ def _check_runtime_rights(made: Plan) -> None:
         )
 
 
-def _not_in_force(found: Foreign) -> ForeignObjectError:
+def not_in_force(found: Foreign) -> ForeignObjectError:
+    """The error for something that rlskit did not make and that lets the role past the rules."""
     way_out = (
         "drop it with --prune-foreign (prune_foreign=True)"
         if found.drop
@@ -262,7 +274,7 @@ def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreig
     keys = {each.key for each in wanted.objects}
     unmanaged = wanted.unmanaged
     for each in database.foreign:
-        if each.table in unmanaged:
+        if each.table in unmanaged or database.tables[each.table].going:
             continue
         reason = next(
             (

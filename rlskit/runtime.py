@@ -55,6 +55,11 @@ def upgrade(found: str) -> str:
     return "\n".join(["begin;", *newer, f"update rlskit.version set version_num = '{version()}';", "commit;"])  # noqa: S608
 
 
+def inside(script: str) -> str:
+    """The script for the inside of a transaction: without the ``begin`` and the ``commit`` that it brings along."""
+    return re.sub(r"^(begin|commit);\n", "", script, flags=re.MULTILINE).strip()
+
+
 def requirement(*, signed: bool) -> str:
     """The statement that says whether identities have to be signed in a database."""
     return f"call rlskit.require_signatures({str(signed).lower()})"

@@ -165,7 +165,7 @@ def _relevant(database: Database, wanted: State) -> State:
         match each:
             case Default():
                 # A default reaches down to partitions and children, and goes with the one above.
-                ours = str(each.expression).startswith(_OUR_DEFAULTS) and not database.tables[each.table].ancestors
+                ours = is_callers_name(each) and not database.tables[each.table].ancestors
                 return ours or each.key in defaults
             case Usage():
                 # Of a schema others may have need as well; a sequence that the table owns is the rules' alone.
@@ -179,6 +179,11 @@ def _relevant(database: Database, wanted: State) -> State:
         return True
 
     return replace(database.state, objects=frozenset(filter(relevant, database.state.objects)))
+
+
+def is_callers_name(default: Default) -> bool:
+    """Whether an existing default is one of rlskit's."""
+    return str(default.expression).startswith(_OUR_DEFAULTS)
 
 
 def _is_whole(each: TableObject) -> TypeGuard[Grant]:

@@ -1,7 +1,13 @@
 -- What the role holds of these tables, their columns, their schemas and the sequences that they own; and who gave it:
 -- the role itself, PUBLIC, a role that it is a member of, or one that is a member of it and so asks by the same rules.
+-- A role that the rules were for before, as rlskit's own policies say, counts as the role itself: what it was given is to be taken back.
 with app as (
   select oid from pg_roles where rolname = %(role)s
+),
+former as (
+  select distinct unnest(polroles) as oid
+  from pg_policy
+  where polrelid = any (%(oids)s::oid[]) and obj_description(pg_policy.oid, 'pg_policy') like 'rlskit %%'
 ),
 owned_sequences as (
   select distinct depends.objid as oid, depends.refobjid as table_oid
@@ -40,11 +46,12 @@ select
   held.schema_name,
   lower(held.privilege_type) as privilege,
   coalesce(grantee.rolname, 'public') as grantee,
-  coalesce(held.grantee = app.oid, false) as direct
+  coalesce(held.grantee = app.oid, false) or held.grantee in (select oid from former) as direct
 from held
 left join app on true
 left join pg_roles as grantee on grantee.oid = held.grantee
 where held.grantee = 0
+  or held.grantee in (select oid from former)
   or pg_has_role(app.oid, held.grantee, 'MEMBER')
   or (held.level in ('table', 'column') and pg_has_role(held.grantee, app.oid, 'MEMBER') and not grantee.rolsuper)
 order by held.table_oid, held.level, held.name, 5, 6
