@@ -183,23 +183,24 @@ def subject(
     conn: Connection[Any], rules: Rules, table: str | QualifiedName, people: str | QualifiedName | None
 ) -> Subject:
     """Find what is asked about. Raises as ``audit`` does."""
-    ruled = _rules_of(rules, table)
-    found = _relation(conn, ruled.name, rules)
+    ruled = rules_of(rules, table)
+    if not isinstance(ruled.allow, tuple):
+        raise PlanError(f"table `{ruled.name}` is {ruled.allow}", hint="only a table with owner rules has owners")
+    found = relation(conn, ruled.name, rules)
     if found[0].kind not in ("r", "p"):
         raise PlanError(
             f"`{ruled.name}` is no table, and PostgreSQL has no row security there", hint="put the rules on its tables"
         )
     there = {each.name: each for each in found if each.name is not None}
     columns = tuple(_fitted(ruled.name, each, there) for each in _owner_columns(ruled))
-    return Subject(ruled.name, columns, None if people is None else _people(conn, rules, people))
+    return Subject(ruled.name, columns, None if people is None else known_people(conn, rules, people))
 
 
-def _rules_of(rules: Rules, table: str | QualifiedName) -> TableRules:
+def rules_of(rules: Rules, table: str | QualifiedName) -> TableRules:
+    """The rules of the table, which may be named without the schema that the rules have. Raises PlanError where it has none."""
     for each in rules.tables:
         if table in (each.name, str(each.name)) or (each.name.schema, each.name.name) == (rules.schema, table):
-            if isinstance(each.allow, tuple):
-                return each
-            raise PlanError(f"table `{each.name}` is {each.allow}", hint="only a table with owner rules has owners")
+            return each
     known = [each.name.name if each.name.schema == rules.schema else str(each.name) for each in rules.tables]
     raise PlanError(
         f"table `{table}` has no rules",
@@ -214,10 +215,11 @@ def _owner_columns(rules: TableRules) -> Iterator[Owners]:
         yield Owners(name, tuple(each for each in everything if each.column == name))
 
 
-def _people(conn: Connection[Any], rules: Rules, people: str | QualifiedName) -> QualifiedName:
+def known_people(conn: Connection[Any], rules: Rules, people: str | QualifiedName) -> QualifiedName:
+    """Find the table or view that says who is who. Raises PlanError, UnknownColumnError for one without ``sub`` and ``username``."""
     place = people if isinstance(people, QualifiedName) else checked_table(people, None)
     place = place if isinstance(place, QualifiedName) else QualifiedName(rules.schema, place)
-    there = [each.name for each in _relation(conn, place, rules) if each.name is not None]
+    there = [each.name for each in relation(conn, place, rules) if each.name is not None]
     for name in ("sub", "username"):
         if name not in there:
             raise UnknownColumnError(
@@ -227,8 +229,8 @@ def _people(conn: Connection[Any], rules: Rules, people: str | QualifiedName) ->
     return place
 
 
-def _relation(conn: Connection[Any], place: QualifiedName, rules: Rules) -> list[Any]:
-    """What ``sql/owners/relation.sql`` says: a line for each column."""
+def relation(conn: Connection[Any], place: QualifiedName, rules: Rules) -> list[Any]:
+    """What ``sql/owners/relation.sql`` says: a line for each column. Raises PlanError where nothing is, or not every row would be counted."""
     cursor = conn.cursor(row_factory=namedtuple_row)
     names = {"schema": place.schema, "name": place.name}
     found: list[Any] = cursor.execute(runtime.script("owners/relation.sql"), names).fetchall()

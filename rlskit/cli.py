@@ -21,10 +21,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from rlskit import auditor, backfiller, installer, keyring, planner, scripter, server
+from rlskit import auditor, backfiller, forecaster, installer, keyring, planner, scripter, server, starter, surveyor
 from rlskit import demo as story
 from rlskit.auditor import Audit
 from rlskit.errors import RlskitError
+from rlskit.identity import Identity
 from rlskit.loader import load
 from rlskit.planner import Plan
 from rlskit.signing import SigningKey
@@ -208,6 +209,90 @@ def owners(
     for note in made.notes if format is Format.text else ():
         err.print(f"the script: {note}", style="yellow", markup=False)
     sys.stdout.write(made.sql)
+
+
+@app.command("shadow")
+def shadow(
+    tables: Annotated[
+        list[str],
+        typer.Argument(help="Tables; without them all that have rules.", metavar="[TABLE]...", show_default=False),
+    ] = [],  # noqa: B006 - as above
+    dsn: DsnOption = "",
+    rules: RulesOption = RULES_FILE,
+    people: Annotated[
+        str,
+        typer.Option(
+            "--people",
+            help="A table or view with columns sub and username, and one for each further claim that rules compare.",
+            metavar="TABLE",
+            show_default=False,
+        ),
+    ] = "",
+    persons: Annotated[
+        list[str],
+        typer.Option(
+            "--as", help="A person, as an owner column spells one: <sub>::<username>.", metavar="SUB::USERNAME"
+        ),
+    ] = [],  # noqa: B006 - as above
+    format: FormatOption = Format.text,
+) -> None:
+    """Count what row security would hide from people, before it is switched on. Nothing is changed.
+
+    Of --people only counts are printed, and no name; exits 1 when there are rows that none of them would read. A person given by --as is printed, and
+    costs a scan of each table. Connect with a login that row security does not bind: a superuser, or one with BYPASSRLS.
+    """
+    identities = [
+        Identity(sub=sub, username=name if both else None)
+        for sub, both, name in (each.partition("::") for each in persons)
+    ]
+    with _connected(dsn) as conn:
+        made = forecaster.shadow(conn, load(_source(rules)), *tables, identities=identities, people=people or None)
+    if format is Format.json:
+        typer.echo(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        out.print(str(made), markup=False)
+    raise typer.Exit(0 if made.clean else 1)
+
+
+@app.command("init")
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="The project.", exists=True, file_okay=False, metavar="[FOLDER]", show_default=False)
+    ] = Path(),
+    role: Annotated[str, typer.Option("--role", help="The application's role.")] = "app_user",
+    dsn: Annotated[
+        str,
+        typer.Option("--dsn", "-d", help="A database whose tables a rule file is to begin with.", show_default=False),
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Change Alembic's env.py too, and do not ask.")] = False,
+) -> None:
+    """Write a commented start for a project's rules, and show what Alembic's env.py needs. Imports nothing of it.
+
+    A file that is there is never overwritten, and env.py is changed only with --yes, or a yes on the terminal.
+    """
+    project = surveyor.survey(folder.resolve())
+    known: tuple[starter.Table, ...] = ()
+    if dsn and project.base is None and project.rules is None:
+        with _connected(dsn) as conn:
+            known = starter.tables(conn)
+    elif dsn:
+        _progress("--dsn was not asked: its tables are for a rule file, and this project has models or rules.")
+    made = starter.start(project, role=role, known=known)
+    for line in made.found:
+        out.print(line, markup=False)
+    if made.new:
+        made.new.write()
+        out.print(f"Wrote {made.new.name}: read it first.", style="bold", markup=False)
+    if made.edit:
+        out.print(f"\n{made.edit.diff}\n", markup=False)
+        if yes or (sys.stdin.isatty() and typer.confirm(f"Change {made.edit.name} so?")):
+            made.edit.write()
+            out.print(f"Changed {made.edit.name}.", style="bold", markup=False)
+        else:
+            out.print(f"{made.edit.name} was not changed: --yes does it.", markup=False)
+    for note in made.notes:
+        out.print(f"note: {note}", style="yellow", markup=False)
+    out.print("\n".join(["Next:", *(f"  {each}" for each in made.commands)]), markup=False)
 
 
 @app.command("install")

@@ -129,14 +129,29 @@ def _names_caller(term: NamesCaller, version: str | None = None) -> Composable:
     column = Identifier(version, term.column.name) if version else Identifier(term.column.name)
     # Behind (select …) the caller is asked for once in a statement, not once in a row; a trigger takes no sub-select.
     asked: LiteralString = "{}" if version else "(select {})"
-    if term.claim is not None or term.spellings == ("full",):
+    if _has_one_name(term):
         one = _format(asked, _cast(_one_name(term.claim), term.column))
         return _format("{} && array[{}]" if term.column.many else "{} = {}", column, one)
-    narrowed = term.spellings if term.spellings is not None and len(term.spellings) < 3 else ()
-    every = _format(asked, _format("rlskit.identities({})", SQL(", ").join(map(Literal, narrowed))))
+    every = _format(asked, _every_name(term.spellings))
     # The cast makes ANY take the sub-select for an array.
     every = _format("{}::{}[]", every, SQL(_type(term.column)))
     return _format("{} && {}" if term.column.many else "{} = any ({})", column, every)
+
+
+def callers_names(term: NamesCaller) -> Composed:
+    """The names that the column of ``term`` is compared with, as ``text[]``: NULL or a list with NULL for who has none."""
+    if _has_one_name(term):
+        return _format("array[{}]::text[]", _cast(_one_name(term.claim), term.column))
+    return _every_name(term.spellings)
+
+
+def _has_one_name(term: NamesCaller) -> bool:
+    return term.claim is not None or term.spellings == ("full",)
+
+
+def _every_name(spellings: tuple[str, ...] | None) -> Composed:
+    narrowed = spellings if spellings is not None and len(spellings) < 3 else ()
+    return _format("rlskit.identities({})", SQL(", ").join(map(Literal, narrowed)))
 
 
 def _one_name(claim: str | None) -> Composable:

@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 
 from rlskit import SigningKey, TableRules, allow, as_user, guard, keyring, plan
 from rlskit.errors import PlanError, SigningKeyError
+from rlskit.forecaster import shadow
 from rlskit.planner import compare
 from tests.support import ALICE, BOB, Database, Server, copied, full
 
@@ -38,7 +39,7 @@ def caught_up(database: Database, standby: str) -> str:
 
 
 def test_check_and_identity_on_a_standby(database: Database, standby: str) -> None:
-    database.execute("create table todo (id serial, content text)")
+    database.execute("create table todo (id serial, content text)", "create table person (sub text, username text)")
     rules = database.apply(RULES)
     with database.connect_as_app() as conn, as_user(conn, ALICE):
         conn.execute("insert into todo (content) values ('milk')")
@@ -51,6 +52,10 @@ def test_check_and_identity_on_a_standby(database: Database, standby: str) -> No
         with as_user(conn, ALICE):
             assert conn.execute("select owner from todo").fetchall() == [(full(ALICE),)]
         assert conn.execute("select owner from todo").fetchall() == []
+
+    with psycopg.connect(there) as conn:
+        made = shadow(conn, rules, identities=[ALICE], people="person").tables[0]
+        assert (made.shares[0].read, made.crowd and made.crowd.unread) == (1, 1)
 
     database.execute("alter policy rlskit_select on todo using (true)")
     with psycopg.connect(make_conninfo(caught_up(database, standby), user=database.owner)) as conn:

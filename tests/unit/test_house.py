@@ -45,6 +45,7 @@ ORDER = [
     "scripter",
     "auditor",
     "backfiller",
+    "forecaster",
     "keyring",
     "denials",
     "connections",
@@ -67,6 +68,9 @@ ORDER = [
     "_reaper",
     "server",
     "demo",
+    "surveyor",
+    "splicer",
+    "starter",
     "cli",
     "__main__",
 ]
@@ -76,7 +80,7 @@ DOORS = {
     "psycopg": {
         "__init__",
         *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter"),
-        *("auditor", "backfiller", "keyring", "server", "demo", "cli"),
+        *("auditor", "backfiller", "forecaster", "keyring", "server", "demo", "starter", "cli"),
         *("connections", "prelude", "gatekeeper", "janitor", "blocks", "session", "sqlalchemy", "alembic"),
         "denials",  # what it makes of the driver's exceptions is caught as they are
     },
@@ -86,8 +90,8 @@ DOORS = {
     "rich": {"cli"},
 }
 
-# Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`.
-MAY_WRITE_NAMES = {"ddl", "scripter", "normalizer", "demo", "auditor", "backfiller"}
+# Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`, the forecaster those of `sql/shadow`.
+MAY_WRITE_NAMES = {"ddl", "scripter", "normalizer", "demo", "auditor", "backfiller", "forecaster"}
 
 
 @cache
