@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from rlskit.errors import RuleError
@@ -192,6 +192,7 @@ class TableRules:
     columns: tuple[tuple[str, tuple[Rule, ...]], ...]
     reassign: Reassign
     keep: tuple[tuple[str, str], ...]
+    match: tuple[Spelling, ...] | None = field(compare=False, repr=False)  # as it was given; the rules have it already
 
     def __init__(
         self,
@@ -210,11 +211,12 @@ class TableRules:
             raise RuleError("`schema` says where a named table is, and no table is named", hint=_NAME_IT, key="schema")
         place = f"table `{table}`" if table else "the table"
         column_rules = tuple(
-            (checked_name(name, "column"), _rule_list(given)) for name, given in (columns or {}).items()
+            (checked_name(name, "column"), checked_rules(given)) for name, given in (columns or {}).items()
         )
         body = _table_body(place, allow)
+        given_match = checked_match(flat((match,))) if match is not None else None
         if isinstance(body, tuple):
-            default = checked_match(flat((match,))) if match is not None else SPELLINGS
+            default = given_match or SPELLINGS
             body = tuple(_settled(rule, default) for rule in body)
             column_rules = tuple(
                 (name, tuple(_settled_in_column(rule, body, default) for rule in given)) for name, given in column_rules
@@ -244,6 +246,7 @@ class TableRules:
         object.__setattr__(self, "columns", tuple(sorted(column_rules, key=lambda each: each[0])))
         object.__setattr__(self, "reassign", reassign)
         object.__setattr__(self, "keep", tuple(sorted((keep or {}).items())))
+        object.__setattr__(self, "match", given_match)
 
     @property
     def name(self) -> QualifiedName:
@@ -262,8 +265,8 @@ class TableRules:
     def at(self, table: QualifiedName) -> TableRules:
         """The same rules, for this table."""
         copy = object.__new__(TableRules)
-        for field in ("allow", "columns", "reassign", "keep"):
-            object.__setattr__(copy, field, getattr(self, field))
+        for each in ("allow", "columns", "reassign", "keep", "match"):
+            object.__setattr__(copy, each, getattr(self, each))
         object.__setattr__(copy, "table", table)
         return copy
 
@@ -346,6 +349,17 @@ def checked_table(name: str, schema: str | None) -> QualifiedName | str:
     return QualifiedName(checked_name(before, "schema"), checked_name(after, "table"))
 
 
+def checked_rules(given: object) -> tuple[Rule, ...]:
+    """One rule or several, as a column has them. Raises RuleError for what is no rule."""
+    rules = (given,) if isinstance(given, Rule) or not isinstance(given, Iterable) else tuple(given)
+    for each in rules:
+        if not isinstance(each, Rule):
+            raise RuleError(
+                f"`{each!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody"
+            )
+    return rules
+
+
 def _table_body(place: str, allow: Sequence[object]) -> tuple[Rule, ...] | Open | Unmanaged:
     if not allow:
         raise RuleError(
@@ -418,16 +432,6 @@ def _is_read(rule: Rule, everything: Iterable[Rule]) -> bool:
     ]
     read = {spelling for each in readers for spelling in each.spellings or ()}
     return bool(readers) and read.issuperset(rule.spellings or ())
-
-
-def _rule_list(given: object) -> tuple[Rule, ...]:
-    rules = (given,) if isinstance(given, Rule) or not isinstance(given, Iterable) else tuple(given)
-    for each in rules:
-        if not isinstance(each, Rule):
-            raise RuleError(
-                f"`{each!r}` is no rule", hint="a column takes rules or a list of them; an empty list means nobody"
-            )
-    return rules
 
 
 def _require_reason(what: str, reason: object, key: str | None = None) -> None:

@@ -16,11 +16,21 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy import Column, Engine, MetaData, Table
 from sqlalchemy import Connection as AlchemyConnection
-from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    InstrumentedAttribute,
+    Mapped,
+    Session,
+    mapped_column,
+    registry,
+    scoped_session,
+    sessionmaker,
+)
+from sqlmodel import SQLModel
 
 import rlskit
 from rlskit import (
@@ -38,7 +48,15 @@ from rlskit import (
     Unmanaged,
     allow,
 )
-from rlskit.sqlalchemy import guard, set_identity, set_nobody
+from rlskit.sqlalchemy import (
+    column_rules,
+    guard,
+    readable_columns,
+    rules_from,
+    set_identity,
+    set_nobody,
+    writable_columns,
+)
 from rlskit.state import State
 from rlskit.steps import Step
 
@@ -354,6 +372,41 @@ async def somebody_asks_asynchronously(
     set_identity(registry, alice)
     set_nobody(conn)
     await set_identity(session, alice)  # type: ignore[func-returns-value, misc]
+
+
+class Base(DeclarativeBase):
+    """What an application maps."""
+
+
+class Article(Base):
+    """With its rules beside it."""
+
+    __tablename__ = "article"
+    __rls__ = (allow.owner(), allow.owners_defined_in("editors").to("read"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    internal: Mapped[str] = mapped_column(info=column_rules())
+    remark: Mapped[str] = mapped_column(info=column_rules(allow.same().to("read"), allow.owner()))
+
+
+def rules_stand_beside_models(mapped: registry, metadata: MetaData, table: Table) -> Rules:
+    assert_type(rules_from(Base, role="app_user"), Rules)
+    for each in (mapped, metadata):
+        rules_from(each, role="app_user", bypass_role="support", mode="signed", schema="app", require_all=False)
+    rules = rules_from(SQLModel, role="app_user", schemas=["app", "public"])
+    assert_type(readable_columns(Article, rules), tuple[InstrumentedAttribute[Any], ...])
+    assert_type(readable_columns(table, rules), tuple[Column[Any], ...])
+    assert_type(writable_columns(Article, rules, "create"), frozenset[str])
+    assert_type(writable_columns(table, rules, "update"), frozenset[str])
+    return rules
+
+
+def mistakes_beside_models(rules: Rules) -> None:
+    rules_from(Base)  # type: ignore[call-arg]
+    rules_from("models", role="app_user")  # type: ignore[arg-type]
+    rules_from(Base, role="app_user", mode="sign")  # type: ignore[arg-type]
+    column_rules("read")  # type: ignore[arg-type]
+    writable_columns(Article, rules, "delete")  # type: ignore[arg-type]
+    readable_columns("article", rules)  # type: ignore[call-overload]
 
 
 def mistakes_with_sqlalchemy(engine: Engine, session: Session, conn: Connection[TupleRow], alice: Identity) -> None:

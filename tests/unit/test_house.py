@@ -54,6 +54,14 @@ ORDER = [
     "janitor",
     "blocks",
     "session",
+    "sqlalchemy.transactions",
+    "sqlalchemy.watch",
+    "sqlalchemy.sessions",
+    "sqlalchemy.tables",
+    "sqlalchemy.declarations",
+    "sqlalchemy.privileges",
+    "sqlalchemy.mapping",
+    "sqlalchemy.models",
     "sqlalchemy",
     "alembic.statements",
     "alembic.suspension",
@@ -92,6 +100,16 @@ DOORS = {
 
 # Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`, the forecaster those of `sql/shadow`.
 MAY_WRITE_NAMES = {"ddl", "scripter", "normalizer", "demo", "auditor", "backfiller", "forecaster"}
+
+
+@cache
+def paths() -> dict[str, Path]:
+    """The dotted name of each module below `rlskit`, and its file; a package has its own name, and `rlskit` itself is `__init__`."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        *folders, stem = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(folders if folders and stem == "__init__" else [*folders, stem])] = path
+    return found
 
 
 @cache

@@ -209,7 +209,9 @@ VALUES = [
     pytest.param(allow.owner(), ["strategy", "column", "operations", "claim", "spellings"], id="Rule"),
     pytest.param(Open(reason="x"), ["reason", "to"], id="Open"),
     pytest.param(Unmanaged(reason="x"), ["reason"], id="Unmanaged"),
-    pytest.param(TableRules("todo", allow.owner()), ["table", "allow", "columns", "reassign", "keep"], id="TableRules"),
+    pytest.param(
+        TableRules("todo", allow.owner()), ["table", "allow", "columns", "reassign", "keep", "match"], id="TableRules"
+    ),
     pytest.param(Rules(role="app"), ["tables", "role", "bypass_role", "schema", "mode"], id="Rules"),
 ]
 
