@@ -39,7 +39,11 @@ def metadata_for(declaration: Declaration) -> MetaData:
         Column(each, ARRAY(Text) if each in LISTS else Text) for each in (*OWNERS, *LISTS) if each not in left_out
     ]
     Table(
-        "item", metadata, Column("id", Integer, primary_key=True, autoincrement=False), *(Column(each, Text) for each in ORDINARY), *owners
+        "item",
+        metadata,
+        Column("id", Integer, primary_key=True, autoincrement=False),
+        *(Column(each, Text) for each in ORDINARY),
+        *owners,
     )
     return metadata
 

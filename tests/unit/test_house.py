@@ -112,16 +112,6 @@ def paths() -> dict[str, Path]:
     return found
 
 
-@cache
-def paths() -> dict[str, Path]:
-    """The dotted name of each module below `rlskit`, and its file; a package has its own name, and `rlskit` itself is `__init__`."""
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        *folders, stem = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(folders if folders and stem == "__init__" else [*folders, stem])] = path
-    return found
-
-
 def modules() -> list[str]:
     return sorted(paths())
 
