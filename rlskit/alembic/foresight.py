@@ -25,13 +25,14 @@ from rlskit.names import QualifiedName
 class Foresight:
     """The database as it will be. From ``reshaped`` tables a column goes, or changes its type; ``retyped`` are those of the latter.
 
-    ``added`` are the columns that are not there yet.
+    ``added`` are the columns that are not there yet. ``default_schema`` is where Alembic's tables are that say none.
     """
 
     database: Database
     reshaped: frozenset[QualifiedName]
     retyped: frozenset[tuple[QualifiedName, str]]
     added: frozenset[tuple[QualifiedName, str]]
+    default_schema: str
 
 
 def flat(operations: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOperation]:
@@ -96,7 +97,9 @@ def foresee(
                     tables[name] = replace(tables[name], columns={**tables[name].columns, column.name: column})
                     reshaped.add(name)
                     retyped.add((name, column.name))
-    return Foresight(replace(database, tables=tables), frozenset(reshaped), frozenset(retyped), frozenset(added))
+    return Foresight(
+        replace(database, tables=tables), frozenset(reshaped), frozenset(retyped), frozenset(added), default
+    )
 
 
 def _new(name: QualifiedName, kind: str, columns: dict[str, ColumnFacts], database: Database) -> TableFacts:

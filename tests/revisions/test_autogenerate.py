@@ -413,6 +413,25 @@ def test_several_schemas(project: Project) -> None:
         assert [key for key in snapshot(conn, rules) if isinstance(key, tuple)] == []
 
 
+def test_a_migrator_whose_tables_are_not_in_public(project: Project) -> None:
+    """Alembic's tables without a schema are where the login's search_path says; the rules name the schema."""
+    project.database.execute("create schema app", f"alter role {project.database.owner} set search_path = app")
+    todo(project.metadata)
+    project.rule(TableRules("todo", allow.owner()), schema="app")
+
+    revision = project.autogenerate()
+    project.upgrade()
+
+    assert "op.create_policy" in revision
+    assert project.database.rows("select schemaname from pg_policies where policyname = 'rlskit_select'") == [("app",)]
+    assert project.compare().conforms
+    assert calls(project.autogenerate()) == []
+    project.upgrade()
+    with pytest.raises(CommandError, match=r"table `public\.todo` does not exist"):
+        project.rule(TableRules("todo", allow.owner()))
+        project.autogenerate()
+
+
 def test_tables_that_env_py_leaves_out_are_left_alone(project: Project) -> None:
     todo(project.metadata)
     Table("article", project.metadata, Column("id", Integer, primary_key=True))

@@ -70,6 +70,7 @@ ORDER = [
     "alembic.execution",
     "alembic.rendering",
     "alembic.foresight",
+    "alembic.composer",
     "alembic.autogenerate",
     "alembic",
     "__init__",
