@@ -214,6 +214,11 @@ def mark_of(wanted: Marked, found: Marked) -> str:
     return f"{MARK} {wanted_digest(wanted)} {_digest(str(each or '') for each in _expressions(found))}"
 
 
+def is_marked_for(found: Marked, wanted: Marked) -> bool:
+    """Whether the mark of an existing object says that it was made from these words."""
+    return (found.mark or "").startswith(f"{MARK} {wanted_digest(wanted)} ")
+
+
 def is_mark(comment: str | None) -> bool:
     """Whether a comment says that the object is rlskit's."""
     return comment is not None and (comment == MARK or comment.startswith(f"{MARK} "))
@@ -284,6 +289,11 @@ def alter(existing: TableObject, wanted: TableObject) -> Statements:
     match wanted:
         case RowSecurity() | Default():
             return create(wanted)
+        case Index() if isinstance(existing, Index) and is_renamed(existing, wanted):
+            return [_format("alter index {} rename to {}", qualified(_index_name(existing)), wanted.name)]
+        case Check() if isinstance(existing, Check) and is_renamed(existing, wanted):
+            renamed = _format("alter table {} rename constraint {} to {}", table, existing.name, wanted.name)
+            return [renamed, _mark(wanted)]  # the mark goes by what is wanted now
         case Policy() if isinstance(existing, Policy) and alterable(existing, wanted):
             return [_policy(_format("alter policy {} on {}", wanted.name, table), wanted, new=False), _mark(wanted)]
         case Check() if isinstance(existing, Check) and existing.expression == wanted.expression:
@@ -291,6 +301,14 @@ def alter(existing: TableObject, wanted: TableObject) -> Statements:
         case Grant() if isinstance(existing, Grant):
             return _regrant(existing, wanted)
     return [*drop(existing), *create(wanted)]
+
+
+def is_renamed(existing: TableObject | None, wanted: TableObject | None) -> bool:
+    """Whether it is an index or a check that gets another name."""
+    match existing, wanted:
+        case (Index(name=before), Index(name=after)) | (Check(name=before), Check(name=after)):
+            return before != after
+    return False
 
 
 def drop(existing: TableObject) -> Statements:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeGuard
 
@@ -69,12 +69,50 @@ class Step:
         return f"{self.says}{why}  [{self.lock or 'no lock on a table'}]"
 
 
-def diff(actual: State, wanted: State) -> Iterator[tuple[TableObject | None, TableObject | None]]:
+Change: TypeAlias = tuple[TableObject | None, TableObject | None]
+
+
+def diff(actual: State, wanted: State) -> Iterator[Change]:
     """Yield what differs, as pairs of before and after. Pure: both sides hold expressions in the server's normal form."""
     here = {each.key: each for each in actual.objects - wanted.objects}
     there = {each.key: each for each in wanted.objects - actual.objects}
     for key in sorted(here.keys() | there.keys(), key=lambda key: (key[1:3], key)):
         yield here.get(key), there.get(key)
+
+
+def _with_stale_marks(
+    actual: State, wanted: dict[tuple[str, ...], TableObject], changed: set[tuple[str, ...]]
+) -> Iterator[Change]:
+    """What is as it should be, but was wanted in other words, as after a column was renamed: who goes by the marks would see a change."""
+    for each in actual:
+        now = wanted.get(each.key) if each.key not in changed else None
+        if (
+            isinstance(each, Policy | Trigger)
+            and isinstance(now, Policy | Trigger)
+            and not ddl.is_marked_for(each, now)
+        ):
+            yield each, now
+
+
+def _with_renames(changes: Sequence[Change]) -> Iterator[Change]:
+    """What only bears another name, because its table or its column was renamed, is given the new one, and not made again."""
+    going = {same: before for before, after in changes if after is None and (same := _but_for_its_name(before))}
+    coming = {same for before, after in changes if before is None and (same := _but_for_its_name(after))}
+    for before, after in changes:
+        if before is None and (old := going.get(_but_for_its_name(after))):
+            yield old, after
+        elif after is not None or _but_for_its_name(before) not in coming:
+            yield before, after
+
+
+def _but_for_its_name(some: TableObject | None) -> tuple[object, ...]:
+    """What makes two indexes, or two checks, the same but for their names; empty for everything else."""
+    match some:
+        case Index(valid=True):
+            return (some.kind, some.table, some.column, some.method)
+        case Check():
+            return (some.kind, some.table, some.expression)
+    return ()
 
 
 def runtime_steps(database: Database) -> Iterator[Step]:
@@ -127,9 +165,13 @@ def table_steps(database: Database, wanted: State, normal: State) -> Iterator[St
     ``normal`` is ``wanted`` with its expressions in the server's normal form: by it the two sides are compared.
     """
     as_written = {each.key: each for each in wanted.objects}
+    changes = list(_with_renames(list(diff(_relevant(database, wanted), normal))))
+    changes += _with_stale_marks(
+        database.state, as_written, {each.key for change in changes for each in change if each}
+    )
     steps = [
         _in_family(database, step)
-        for before, after in diff(_relevant(database, wanted), normal)
+        for before, after in changes
         for step in (
             [_validation(before, after)]
             if isinstance(before, Check) and isinstance(after, Check) and replace(before, validated=True) == after
@@ -192,7 +234,7 @@ def _is_whole(each: TableObject) -> TypeGuard[Grant]:
 
 def _change(database: Database, before: TableObject | None, after: TableObject | None) -> Iterator[Step]:
     match before, after:
-        case (_, Index()):
+        case (_, Index()) if not ddl.is_renamed(before, after):
             yield from _index_steps(database, before, after)
             return
         case (None, Check()) if has_rows(database, after.table):
@@ -302,6 +344,8 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         if after is None
         else "alter"
     )
+    if isinstance(before, Index | Check) and isinstance(after, Index | Check) and ddl.is_renamed(before, after):
+        return f"rename {after.kind} {before.name} to {after.name}"
     match some:
         case Column():
             return f"{verb} column {some.name} {some.type}"

@@ -31,7 +31,7 @@ from rlskit.facts import Database
 from rlskit.names import QualifiedName
 from rlskit.planner import Plan
 from rlskit.state import Grant, Index, Policy, RowSecurity, TableObject, Trigger, Usage
-from rlskit.steps import proofs, runtime_steps
+from rlskit.steps import Change, proofs, runtime_steps
 
 _OPERATION_OF: dict[type[TableObject], type[ObjectOp]] = {
     state.RowSecurity: RowSecurityOp,
@@ -88,9 +88,6 @@ def _runtime(made: Plan) -> Iterator[ops.MigrateOperation]:
         yield SignaturesOp(mode == "signed")
 
 
-Change = tuple[TableObject | None, TableObject | None]
-
-
 def _changes(made: Plan, foresight: Foresight) -> Iterator[Change]:
     """What differs, as before and after. What cannot be altered, or not while a column below it changes, is taken away and made again."""
     whole: dict[tuple[str, ...], Change] = {}
@@ -123,7 +120,7 @@ def _is_alterable(before: TableObject, after: TableObject, foresight: Foresight)
         return before.table not in foresight.reshaped and ddl.alterable(before, after)
     if isinstance(after, state.Default):
         return before.table not in foresight.reshaped
-    return isinstance(after, Grant | RowSecurity)
+    return isinstance(after, Grant | RowSecurity) or ddl.is_renamed(before, after)
 
 
 def _looked_at(made: Plan, table: QualifiedName) -> set[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from alembic.operations import MigrateOperation, Operations
 from alembic.util import CommandError
 
+from rlskit import ddl
 from rlskit.alembic.suspension import suspended
 from rlskit.names import QualifiedName
 from rlskit.state import Check, Command, Default, Grant, Index, Policy, RowSecurity, TableObject, Trigger, Usage
@@ -60,6 +61,8 @@ class ObjectOp(MigrateOperation):
     @property
     def verb(self) -> str:
         """What is done, in a word."""
+        if ddl.is_renamed(self.before, self.after):
+            return "rename"
         return "create" if self.before is None else "drop" if self.after is None else "alter"
 
     @property
@@ -203,7 +206,7 @@ class DefaultOp(ObjectOp):
         operations.invoke(cls(Default(table=_table(table_name, schema), column=column_name, expression=""), None))
 
 
-@_registers("create_owner_check", "drop_owner_check")
+@_registers("create_owner_check", "rename_owner_check", "drop_owner_check")
 class CheckOp(ObjectOp):
     """The CHECK constraint that keeps names which would be nobody's out of an owner column."""
 
@@ -230,6 +233,27 @@ class CheckOp(ObjectOp):
             mark=comment,
         )
         operations.invoke(cls(None, after))
+
+    @classmethod
+    def rename_owner_check(
+        cls,
+        operations: Operations,
+        old_constraint_name: str,
+        constraint_name: str,
+        table_name: str,
+        condition: str,
+        *,
+        comment: str | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """RENAME CONSTRAINT, after the column was renamed. ``condition`` is what the check says now, for rlskit's mark."""
+        table = _table(table_name, schema)
+        operations.invoke(
+            cls(
+                Check(table=table, name=old_constraint_name, expression=condition),
+                Check(table=table, name=constraint_name, expression=condition, mark=comment),
+            )
+        )
 
     @classmethod
     def drop_owner_check(
@@ -284,7 +308,7 @@ class TriggerOp(ObjectOp):
         operations.invoke(cls(before, None))
 
 
-@_registers("create_owner_index", "drop_owner_index")
+@_registers("create_owner_index", "rename_owner_index", "drop_owner_index")
 @dataclass(frozen=True)
 class IndexOp(ObjectOp):
     """The index on one owner column. ``concurrently``: built while others write, outside of any transaction."""
@@ -312,6 +336,25 @@ class IndexOp(ObjectOp):
         """CREATE INDEX, with rlskit's mark. ``concurrently`` belongs into ``with op.get_context().autocommit_block():``; what an interrupted build left is built anew."""
         after = Index(table=_table(table_name, schema), name=index_name, column=column_name, method=using)
         operations.invoke(cls(None, after, concurrently=concurrently))
+
+    @classmethod
+    def rename_owner_index(
+        cls,
+        operations: Operations,
+        old_index_name: str,
+        index_name: str,
+        table_name: str,
+        *,
+        schema: str | None = None,
+    ) -> None:
+        """ALTER INDEX … RENAME, after the table or the column was renamed."""
+        table = _table(table_name, schema)
+        operations.invoke(
+            cls(
+                Index(table=table, name=old_index_name, column="", method=""),
+                Index(table=table, name=index_name, column="", method=""),
+            )
+        )
 
     @classmethod
     def drop_owner_index(

@@ -92,6 +92,17 @@ def create_owner_check(
 ) -> None:
     """ADD CONSTRAINT … CHECK, with rlskit's mark. ``not_valid`` leaves the rows that are there unchecked."""
 
+def rename_owner_check(
+    old_constraint_name: str,
+    constraint_name: str,
+    table_name: str,
+    condition: str,
+    *,
+    comment: str | None = None,
+    schema: str | None = None,
+) -> None:
+    """RENAME CONSTRAINT, after the column was renamed. ``condition`` is what the check says now, for rlskit's mark."""
+
 def drop_owner_check(
     constraint_name: str,
     table_name: str,
@@ -132,6 +143,15 @@ def create_owner_index(
     schema: str | None = None,
 ) -> None:
     """CREATE INDEX, with rlskit's mark. ``concurrently`` belongs into ``with op.get_context().autocommit_block():``; what an interrupted build left is built anew."""
+
+def rename_owner_index(
+    old_index_name: str,
+    index_name: str,
+    table_name: str,
+    *,
+    schema: str | None = None,
+) -> None:
+    """ALTER INDEX … RENAME, after the table or the column was renamed."""
 
 def drop_owner_index(
     index_name: str,

@@ -41,7 +41,12 @@ _Arguments = tuple[list[object], dict[str, object]]
 def _object(context: AutogenContext, operation: ObjectOp) -> str:
     before, after = operation.before, operation.after
     positional, keywords = _named(operation.some)
-    if after is not None:
+    if isinstance(before, Index | Check) and ddl.is_renamed(before, after):
+        positional = [before.name, *positional]
+        if isinstance(after, Check):
+            positional.append(_sql(after.expression))
+            keywords["comment"] = after.mark
+    elif after is not None:
         more, said = _defined(after, altered=before is not None)
         positional, keywords = [*positional, *more], {**said, **keywords}
     if isinstance(operation, IndexOp) and operation.concurrently:

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from rlskit import Identity, Rules, TableRules, allow, as_nobody, as_user, plan
+from rlskit import Identity, Rules, TableRules, allow, as_nobody, as_user, plan, planner
 from rlskit.planner import Plan
 from tests.support import ALICE, BOB, Database, full
 
@@ -336,6 +336,24 @@ def test_an_index_of_the_users_own_serves_as_well(database: Database) -> None:
     assert database.rows("select indexrelid::regclass::text from pg_index where indrelid = 'todo'::regclass") == [
         ("mine",)
     ]
+
+
+def test_after_a_renaming_index_and_check_are_renamed_and_not_made_again(database: Database) -> None:
+    database.execute("create table todo (content text, owner text)")
+    database.apply(TableRules("todo", allow.owner()))
+    built = database.rows("select oid from pg_class where relname = 'todo__owner_rlskit'")
+    database.execute("alter table todo rename to task", "alter table task rename owner to author")
+    rules = TableRules("task", allow.owner_defined_in("author"))
+
+    said = [step.says for step in database.plan(rules)]
+    database.apply(rules)
+
+    assert "rename index todo__owner_rlskit to task__author_rlskit" in said
+    assert "rename check rlskit_owner_check to rlskit_author_check" in said
+    assert database.rows("select oid from pg_class where relname = 'task__author_rlskit'") == built
+    with database.connect_as_owner(options="-c default_transaction_read_only=on") as conn:
+        left = planner.compare(conn, database.rules(rules))
+    assert (left.compared, left.conforms) == ("mark", True)  # the marks too go by the new names
 
 
 def test_an_invalid_index_is_told_and_built_again(database: Database) -> None:
