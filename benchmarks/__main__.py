@@ -11,7 +11,7 @@ from time import perf_counter
 
 import psycopg
 
-from benchmarks import build, database, demo, identity, imports, reads, roundtrips, tables
+from benchmarks import build, database, demo, downtime, identity, imports, reads, roundtrips, tables
 from benchmarks.measure import timed
 
 ALONE = {"imports": imports.run, "demo": demo.run}
@@ -21,6 +21,7 @@ ON_EACH_SERVER = {
     "identity": identity.run,
     "roundtrips": roundtrips.run,
     "build": build.run,
+    "downtime": downtime.run,
 }
 
 

@@ -8,34 +8,20 @@ from itertools import pairwise
 from random import Random
 from threading import Event
 from time import perf_counter, sleep
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import Connection
 
 import rlskit
 from benchmarks.database import APP, ROWS, fill, fresh_database, settle
-from benchmarks.measure import report
+from benchmarks.measure import Span, report
 from rlskit import Plan, Rules, TableRules, allow, installer
 from rlskit.server import Running
 
 PAUSE = 0.001  # seconds between two statements of the reader, and of the writer
 QUIET = 3  # seconds in which they are watched for comparison
 RULES = Rules(TableRules("busy", allow.owner(), allow.owners_defined_in("owners")), role=APP)
-
-
-class Span(NamedTuple):
-    """Something that took from here to there."""
-
-    began: float
-    ended: float
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.began
-
-    def meets(self, other: Span) -> bool:
-        return self.began < other.ended and other.began < self.ended
 
 
 def run(server: Running) -> None:

@@ -59,8 +59,8 @@ def fresh_database(server: Running, name: str) -> Iterator[str]:
             conn.execute(SQL("drop database {} with (force)").format(Identifier(name)))
 
 
-def fill(conn: Connection[Any], table: str, *columns: str) -> None:
-    """Make a table of a million rows with these of the columns above."""
+def fill(conn: Connection[Any], table: str, *columns: str, rows: int = ROWS) -> None:
+    """Make a table of so many rows, a million, with these of the columns above."""
     name, chosen = Identifier(table), SQL(", ").join(SQL(_OWNERS[column]) for column in columns)
     conn.execute(
         SQL(
@@ -69,7 +69,7 @@ def fill(conn: Connection[Any], table: str, *columns: str) -> None:
             select id, 'row number ' || id as title, timestamptz '2025-01-01' + id * interval '1 second' as created_at, {}
             from generate_series(1, {}) as id
             """
-        ).format(name, chosen, ROWS)
+        ).format(name, chosen, rows)
     )
     conn.execute(SQL("alter table {} add primary key (id)").format(name))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from statistics import quantiles
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from psycopg import AsyncConnection, Connection
 
@@ -36,6 +36,20 @@ class Spread:
 
     def __format__(self, spec: str) -> str:
         return f"{self.median:{spec}} ({self.low:{spec}}…{self.high:{spec}})"
+
+
+class Span(NamedTuple):
+    """Something that took from here to there."""
+
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+    def meets(self, other: Span) -> bool:
+        return self.began < other.ended and other.began < self.ended
 
 
 def interleaved(arms: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:

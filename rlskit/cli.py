@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC
@@ -23,12 +23,14 @@ from rich.text import Text
 
 from rlskit import auditor, backfiller, forecaster, installer, keyring, planner, scripter, server, starter, surveyor
 from rlskit import demo as story
+from rlskit.applier import PATIENCE
 from rlskit.auditor import Audit
 from rlskit.errors import RlskitError
 from rlskit.identity import Identity
 from rlskit.loader import load
 from rlskit.planner import Plan
 from rlskit.signing import SigningKey
+from rlskit.steps import Step
 from rlskit.words import counted
 
 app = typer.Typer(
@@ -67,6 +69,15 @@ class Mode(StrEnum):
     signed = "signed"
 
 
+class Stage(StrEnum):
+    """How far rules are brought into force."""
+
+    indexes = "indexes"
+    policies = "policies"
+    enable = "enable"
+    force = "force"
+
+
 RulesOption = Annotated[
     str, typer.Option("--rules", "-r", help="A TOML file, or module:attribute.", envvar="RLSKIT_RULES", metavar="FILE")
 ]
@@ -78,7 +89,13 @@ DsnOption = Annotated[
 ]
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="For people or for machines.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-LockTimeoutOption = Annotated[float, typer.Option("--lock-timeout", help="Seconds to wait for a lock.", min=0.001)]
+LockTimeoutOption = Annotated[
+    float, typer.Option("--lock-timeout", help="Seconds to wait for a lock; others queue meanwhile.", min=0.001)
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", help="How often to try again for a lock, after pauses that grow.", min=0)
+]
+StageOption = Annotated[Stage, typer.Option("--stage", help="How far to go; each stage contains those before it.")]
 ReleaseOption = Annotated[
     list[str],
     typer.Option("--release", help="Switch row security off on a table that left the rules.", metavar="TABLE"),
@@ -127,10 +144,11 @@ def plan(
     as_sql: Annotated[bool, typer.Option("--sql", help="Print the statements only.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 1 when there is something to do.")] = False,
     release: ReleaseOption = [],  # noqa: B006 - Typer wants a list, and copies it
+    stage: StageOption = Stage.force,
 ) -> None:
     """Say what would change, why, and with which lock. Nothing is changed."""
     with _connected(dsn) as conn:
-        made = planner.plan(conn, load(_source(rules)), release=release)
+        made = planner.plan(conn, load(_source(rules)), release=release, stage=stage.value)
     if as_sql:
         sys.stdout.write(made.sql())
     else:
@@ -145,23 +163,28 @@ def apply(
     dsn: DsnOption = "",
     rules: RulesOption = RULES_FILE,
     yes: YesOption = False,
-    lock_timeout: LockTimeoutOption = 5.0,
+    lock_timeout: LockTimeoutOption = PATIENCE.lock_timeout,
+    retries: RetriesOption = PATIENCE.retries,
     prune_foreign: Annotated[
         bool, typer.Option("--prune-foreign", help="Drop what lets the role past the rules.")
     ] = False,
     release: ReleaseOption = [],  # noqa: B006 - as above
+    stage: StageOption = Stage.force,
 ) -> None:
-    """Bring the database to the rules: one transaction a table, verified at the end. May be run again."""
+    """Bring the database to the rules, or to a stage of them: one transaction a table, verified at the end. May be run again."""
     with _connected(dsn) as conn:
-        made = planner.plan(conn, load(_source(rules)), release=release)
+        made = planner.plan(conn, load(_source(rules)), release=release, stage=stage.value)
         _print_plan(made, Format.text)
         if made.conforms:
             return
         for step in made.prunings if prune_foreign else ():
             out.print(f"--prune-foreign: {step.table}: {step}", style="red", markup=False)
         _confirm(yes, "Apply this?")
-        made.apply(conn, lock_timeout=lock_timeout, prune_foreign=prune_foreign, on_progress=_progress)
-    out.print("Applied and verified: the database does what the rules say.")
+        made.apply(conn, lock_timeout=lock_timeout, retries=retries, prune_foreign=prune_foreign, on_progress=_progress)
+    if made.later:
+        out.print(f"Applied and verified: stage {made.stage}. {_missing(made.later)}")
+    else:
+        out.print("Applied and verified: the database does what the rules say.")
 
 
 @app.command("check")
@@ -170,6 +193,8 @@ def check(dsn: DsnOption = "", rules: RulesOption = RULES_FILE, format: FormatOp
     with _connected(dsn) as conn:
         made = planner.compare(conn, load(_source(rules)))
     _print_plan(made, format)
+    if format is Format.text and made.steps:
+        out.print(_missing(made.steps))
     raise typer.Exit(0 if made.conforms else 1)
 
 
@@ -302,11 +327,12 @@ def install(
         Mode | None,
         typer.Option("--mode", help="Whether identities have to be signed; without it that stays as it is."),
     ] = None,
-    lock_timeout: LockTimeoutOption = 5.0,
+    lock_timeout: LockTimeoutOption = PATIENCE.lock_timeout,
+    retries: RetriesOption = PATIENCE.retries,
 ) -> None:
     """Put the schema rlskit into a database, or upgrade it. `apply` does it too; this is for a DBA."""
     with _connected(dsn) as conn:
-        done = installer.install(conn, mode=mode.value if mode else None, lock_timeout=lock_timeout)
+        done = installer.install(conn, mode=mode.value if mode else None, lock_timeout=lock_timeout, retries=retries)
     out.print("\n".join(step.says for step in done) or "The schema rlskit is there, and current.", markup=False)
 
 
@@ -459,21 +485,31 @@ def _print_plan(made: Plan, format: Format) -> None:
         out.print(line, style=style, markup=False)
 
 
+def _missing(steps: Iterable[Step]) -> str:
+    return f"Missing until the rules are in force: {planner.by_stage(steps)}."
+
+
 def _as_json(made: Plan) -> dict[str, Any]:
-    return {
-        "conforms": made.conforms,
-        "compared": made.compared,
-        "steps": [
+    def listed(steps: Iterable[Step]) -> list[dict[str, Any]]:
+        return [
             {
                 "table": str(step.table) if step.table else None,
+                "stage": step.stage,
                 "phase": step.phase,
                 "says": step.says,
                 "why": step.why,
                 "lock": step.lock,
                 "statements": list(step.statements),
             }
-            for step in made.steps
-        ],
+            for step in steps
+        ]
+
+    return {
+        "conforms": made.conforms,
+        "compared": made.compared,
+        "stage": made.stage,
+        "steps": listed(made.steps),
+        "later": listed(made.later),
         "foreign": [
             {"table": str(each.table), "name": each.name, "says": each.text, "undoes": each.undoes}
             for each in made.foreign

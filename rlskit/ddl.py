@@ -249,6 +249,11 @@ def _mark(wanted: Marked) -> Composed:
     return _format("call rlskit.mark({}, {}, {}, {})", *values)
 
 
+def lock(table: QualifiedName, mode: LiteralString) -> Composed:
+    """Lock the table, then its partitions and children, in the order in which whoever reads the table locks them."""
+    return _format("lock table {} in {} mode", qualified(table), SQL(mode))
+
+
 def create(wanted: TableObject) -> Statements:
     """The statements that make the object."""
     table = qualified(wanted.table)
@@ -287,7 +292,17 @@ def alter(existing: TableObject, wanted: TableObject) -> Statements:
     """The statements that turn the one into the other; both have the same key."""
     table = qualified(wanted.table)
     match wanted:
-        case RowSecurity() | Default():
+        case RowSecurity() if isinstance(existing, RowSecurity):
+            return [
+                statement
+                for statement, differs in zip(
+                    create(wanted),
+                    (existing.enabled != wanted.enabled, existing.forced != wanted.forced),
+                    strict=True,
+                )
+                if differs
+            ]
+        case Default():
             return create(wanted)
         case Index() if isinstance(existing, Index) and is_renamed(existing, wanted):
             return [_format("alter index {} rename to {}", qualified(_index_name(existing)), wanted.name)]

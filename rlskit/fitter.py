@@ -338,7 +338,7 @@ def _indexes(wanted: Index, facts: TableFacts, family: list[TableFacts]) -> Iter
 
 def _index_of(wanted: Index, facts: TableFacts) -> Iterator[Index]:
     serving = [each for each in facts.indexes if (each.column, each.method) == (wanted.column, wanted.method)]
-    if any(each.valid and not each.marked for each in serving):
+    if any(each.valid and not each.marked and each.name != wanted.name for each in serving):
         return  # one that the user made serves as well
     yield wanted
 

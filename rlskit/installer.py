@@ -8,6 +8,7 @@ from psycopg import Connection
 from psycopg.errors import DependentObjectsStillExist, InsufficientPrivilege
 
 from rlskit import applier, catalog, runtime
+from rlskit.applier import PATIENCE, Patience
 from rlskit.errors import PlanError
 from rlskit.rules import Rules
 from rlskit.steps import Step, runtime_steps, signing_steps
@@ -22,16 +23,24 @@ def installation(conn: Connection[Any], *, mode: Mode | None = None) -> tuple[St
     return (*runtime_steps(database), *signing_steps(database, mode))
 
 
-def install(conn: Connection[Any], *, mode: Mode | None = None, lock_timeout: float = 5.0) -> tuple[Step, ...]:
+def install(
+    conn: Connection[Any],
+    *,
+    mode: Mode | None = None,
+    lock_timeout: float = PATIENCE.lock_timeout,
+    retries: int = PATIENCE.retries,
+) -> tuple[Step, ...]:
     """Put the current runtime into the database of the idle connection ``conn``, or upgrade it; return what was done.
 
-    ``mode`` says whether identities have to be signed, "plain" or "signed"; None leaves that as it is.
+    ``mode`` says whether identities have to be signed, "plain" or "signed"; None leaves that as it is. ``lock_timeout`` (seconds) and
+    ``retries`` are those of ``Plan.apply``.
 
-    Raises RuntimeVersionError for a runtime that is newer than this package, PlanError for missing rights.
+    Raises RuntimeVersionError for a runtime that is newer than this package, PlanError for missing rights and for a lock that cannot be had.
     """
+    patience = Patience(lock_timeout, retries)
     applier.check_idle(conn)
     steps = installation(conn, mode=mode)
-    applier.carry_out(conn, steps, lock_timeout=lock_timeout)
+    applier.carry_out(conn, steps, patience=patience)
     return steps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
@@ -9,21 +10,34 @@ from typing import Any, Literal, overload
 from psycopg import Connection
 from psycopg.rows import scalar_row
 
-from rlskit import applier, catalog, compiler, ddl, fitter, normalizer
+from rlskit import applier, catalog, compiler, ddl, fitter, normalizer, stages
+from rlskit.applier import PATIENCE, Patience
 from rlskit.errors import ForeignObjectError, PlanError, RuleError, StalePlanError
 from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules, checked_table
+from rlskit.stages import MEANINGS, STAGES, Stage
 from rlskit.state import Check, Column, Policy, State
-from rlskit.steps import PHASES, Step, has_rows, proofs, prunings, runtime_steps, signing_steps, table_steps
+from rlskit.steps import (
+    PHASES,
+    Step,
+    has_rows,
+    in_order,
+    proofs,
+    prunings,
+    runtime_steps,
+    signing_steps,
+    table_steps,
+    transaction,
+)
 from rlskit.words import counted
 
 
 @dataclass(frozen=True)
 class Plan(Sequence[Step]):
-    """What has to change until the database does what the rules say; empty when it does already.
+    """What has to change until the database does what the rules say, or what a stage of them asks for; empty when it does already.
 
-    ``foreign`` is what rlskit did not make on these tables, ``wanted`` the state that the rules ask for here, ``role`` the application's role.
+    ``stage`` is the stage that is planned, the last of them where nothing else was said; ``later`` are the steps of those behind it. ``foreign`` is what rlskit did not make on these tables, ``wanted`` the state that the rules ask for here, ``role`` the application's role.
     ``compared`` says how policies were compared: "twin" (the server's own normal form) or "mark" (the digests in their comments).
     """
 
@@ -35,6 +49,8 @@ class Plan(Sequence[Step]):
     release: tuple[str, ...] = field(repr=False)
     wanted: State = field(repr=False)
     database: Database = field(repr=False)
+    stage: Stage = "force"
+    later: tuple[Step, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -48,17 +64,20 @@ class Plan(Sequence[Step]):
 
     @property
     def undoing(self) -> tuple[Foreign, ...]:
-        """The foreign objects that let the role past the rules; while there are any, the rules are not in force."""
+        """The foreign objects that let the role past the rules; while there are any, the rules are not in force.
+
+        A stage before "enable" is undone only on tables whose row security is on.
+        """
         return tuple(each for each in self.foreign if each.undoes)
 
     @property
     def prunings(self) -> tuple[Step, ...]:
-        """The steps that ``apply(conn, prune_foreign=True)`` runs before all others: they drop what is in ``undoing``."""
-        return tuple(prunings(self.undoing))
+        """The steps that ``apply(conn, prune_foreign=True)`` runs besides, each first on its table: they drop what is in ``undoing``."""
+        return tuple(prunings(self.database, self.undoing))
 
     @property
     def conforms(self) -> bool:
-        """Whether the database does what the rules say."""
+        """Whether the database does what the rules say; of a plan for a stage: whether it is reached."""
         return not self.steps and not self.undoing
 
     def by_table(self) -> dict[QualifiedName | None, tuple[Step, ...]]:
@@ -77,35 +96,33 @@ class Plan(Sequence[Step]):
         for table, steps in self.by_table().items():
             parts.append(ddl.comment(table or "the schema rlskit"))
             for phase in PHASES:
-                statements = [
-                    f"{statement.rstrip()}".rstrip(";") + ";"
-                    for step in steps
-                    if step.phase == phase
-                    for statement in step.statements
-                ]
-                if statements and phase == "table":
-                    statements = ["begin;", *statements, "commit;"]
-                parts += statements
+                group = [step for step in steps if step.phase == phase]
+                if group and phase == "table":
+                    parts += ["begin;", *map(_terminated, transaction(group)), "commit;"]
+                else:
+                    parts += [_terminated(statement) for step in group for statement in step.statements]
         return "\n".join(parts) + "\n" if parts else ""
 
     def apply(
         self,
         conn: Connection[Any],
         *,
-        lock_timeout: float = 5.0,
+        lock_timeout: float = PATIENCE.lock_timeout,
+        retries: int = PATIENCE.retries,
         prune_foreign: bool = False,
         on_progress: Callable[[str], None] | None = None,
     ) -> None:
         """Carry the plan out: one transaction a table, so that each table is as before or as after; then verify.
 
-        ``conn`` is idle, and connected to the plan's database. ``lock_timeout`` (seconds) is how long a transaction waits for a lock
-        before it gives up. ``prune_foreign`` drops the policies and privileges in ``undoing``. ``on_progress`` is called with a line
-        for each table. What was interrupted is finished by planning and applying again.
+        ``conn`` is idle, and connected to the plan's database. ``lock_timeout`` (seconds) is how long it waits for a lock: others queue
+        behind it meanwhile. Where that was not enough, or with a deadlock, the transaction is tried again up to ``retries`` times, after pauses
+        that grow. ``prune_foreign`` drops the policies and privileges in ``undoing``. ``on_progress`` is called with a line for each
+        table and each retry. What was interrupted is finished by planning and applying again.
 
         Raises ForeignObjectError while ``undoing`` is not empty and not to be pruned, StalePlanError when the database is another
         one or has changed since, PlanError when a lock cannot be had or the result is not what was planned.
         """
-        steps = list(self.steps)
+        patience = Patience(lock_timeout, retries)
         if blocking := [each for each in self.undoing if not prune_foreign or each.drop is None]:
             raise not_in_force(blocking[0])
         applier.check_idle(conn)
@@ -115,9 +132,9 @@ class Plan(Sequence[Step]):
             raise StalePlanError(
                 "the database is not as it was when the plan was made", hint="plan again, read it, and apply that"
             )
-        steps = [*self.prunings, *steps]
-        applier.carry_out(conn, steps, lock_timeout=lock_timeout, on_progress=on_progress)
-        left = compare(conn, self.rules)
+        steps = in_order(self.steps, self.prunings)
+        applier.carry_out(conn, steps, patience=patience, on_progress=on_progress)
+        left = compare(conn, self.rules, stage=self.stage)
         if not left.conforms:
             raise PlanError(
                 f"applied, and yet the database differs from the rules:\n{left}",
@@ -125,13 +142,14 @@ class Plan(Sequence[Step]):
             )
 
 
-def plan(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = ()) -> Plan:
+def plan(conn: Connection[Any], rules: Rules, *, release: Iterable[str] = (), stage: Stage = "force") -> Plan:
     """Return what has to change in the database of ``conn`` until it does what ``rules`` say. Nothing is changed.
 
-    ``release`` names tables that have no rules any more, and whose row security is to be switched off. An idle connection is idle afterwards. Raises RuleError or PlanError for what cannot be: see ``compare``, and moreover a user
+    ``stage``, one of "indexes", "policies", "enable" and "force", stops there; each contains those before it, and nothing that is in force is
+    loosened. ``release`` names tables that have no rules any more, and whose row security is to be switched off. An idle connection is idle afterwards. Raises RuleError or PlanError for what cannot be: see ``compare``, and moreover a user
     who may not carry the plan out, and rows that could not stay as they are.
     """
-    made = compare(conn, rules, release=release)
+    made = compare(conn, rules, release=release, stage=stage)
     if made.steps:
         with catalog.reading(conn):
             fitter.check_rights(
@@ -147,6 +165,7 @@ def compare(
     rules: Rules,
     *,
     release: Iterable[str] = (),
+    stage: Stage = "force",
     foresee: Callable[[Database], Database] | None = None,
 ) -> Plan:
     """Return the same plan for a user who may only read the catalogue; on a standby too. Takes only the locks of reading.
@@ -157,6 +176,7 @@ def compare(
     Raises RuleError or PlanError for rules that this database cannot have: a table, column or role that does not exist, a type
     that cannot hold an owner, a role that row security would not bind, a runtime that is newer than this package.
     """
+    stage = stages.checked_stage(stage)
     compiled = _with_released(compiler.compile(rules), rules, release)
     with catalog.reading(conn):
         database = catalog.read(conn, [*compiled.tables, *compiled.released], rules.role)
@@ -175,9 +195,9 @@ def compare(
         elif not installing:
             normal = normalizer.by_mark(database.state, wanted)
     steps = [*installing, *signing_steps(database, rules.mode), *table_steps(database, wanted, normal)]
-    foreign = tuple(_foreign(database, wanted, rules))
+    foreign = tuple(_foreign(database, wanted, rules, stage))
     return Plan(
-        steps=tuple(steps),
+        steps=tuple(step for step in steps if stages.contains(stage, step.stage)),
         role=rules.role,
         foreign=foreign,
         compared="twin" if may_create else "mark",
@@ -185,6 +205,8 @@ def compare(
         release=tuple(release),
         wanted=wanted,
         database=database,
+        stage=stage,
+        later=tuple(step for step in steps if not stages.contains(stage, step.stage)),
     )
 
 
@@ -269,34 +291,40 @@ def _with_counts(conn: Connection[Any], made: Plan) -> Iterator[Step]:
 # --- what rlskit did not make --------------------------------------------------------------------------
 
 
-def _foreign(database: Database, wanted: State, rules: Rules) -> Iterator[Foreign]:
+def _foreign(database: Database, wanted: State, rules: Rules, stage: Stage) -> Iterator[Foreign]:
+    bound = stages.binding(database)
     kept = {(table.name, what): reason for table in rules.tables for what, reason in table.keep}
     keys = {each.key for each in wanted.objects}
     unmanaged = wanted.unmanaged
     for each in database.foreign:
         if each.table in unmanaged or database.tables[each.table].going:
             continue
-        reason = next(
-            (
-                kept[table, each.name]
-                for table in (each.table, *database.tables[each.table].ancestors)
-                if (table, each.name) in kept
-            ),
-            None,
-        )
+        ancestors = database.tables[each.table].ancestors
+        reasons = [kept[table, each.name] for table in (each.table, *ancestors) if (table, each.name) in kept]
         if each.drop is not None and each.drop.key in keys and isinstance(each.drop, Policy):
             yield replace(
                 each,
-                undoes=True,
+                undoes=stages.contains(stage, "policies"),
                 text=f"the policy `{each.drop.name}` is not rlskit's, but bears the name that rlskit needs",
             )
-        elif reason is not None:
-            yield replace(each, undoes=False, text=f"{each.text}; kept: {reason}")
+        elif reasons:
+            yield replace(each, undoes=False, text=f"{each.text}; kept: {reasons[0]}")
         else:
-            yield each
+            root = ancestors[0] if ancestors else each.table
+            yield replace(each, undoes=each.undoes and stages.undone(stage, root, bound))
 
 
 # --- for the reader ------------------------------------------------------------------------------------
+
+
+def by_stage(steps: Iterable[Step]) -> str:
+    """How many steps each stage has of these: ``8 steps of stage policies, 1 step of stage force``."""
+    number = Counter(step.stage for step in steps)
+    return ", ".join(f"{counted(number[each], 'step')} of stage {each}" for each in STAGES if number[each])
+
+
+def _terminated(statement: str) -> str:
+    return statement.rstrip().rstrip(";") + ";"
 
 
 def _story(made: Plan) -> Iterator[str]:
@@ -318,11 +346,18 @@ def _story(made: Plan) -> Iterator[str]:
             yield from (f"  note: {each.text}" for each in made.wanted.advice_on(table))
     for foreign in made.foreign:
         yield f"{foreign.table}: {foreign.text}"
-    if made.conforms:
+    if made.conforms and made.later:
+        yield f"Stage {made.stage} is reached: {counted(len(rules), 'table')}, nothing to do."
+    elif made.conforms:
         yield f"The database does what the rules say: {counted(len(rules), 'table')}, nothing to do."
     else:
         tables = {step.table for step in made.steps if step.table}
         yield f"{counted(len(tables), 'table')}, {counted(len(made.steps), 'step')}."
+    if made.stage != "force" and made.steps:
+        yield f"This is stage {made.stage}: {MEANINGS[made.stage]}."
+    if made.later:
+        following = next(each for each in STAGES if any(step.stage == each for step in made.later))
+        yield f"Next is stage {following}: {MEANINGS[following]}."
     if made.undoing:
         yield "The rules are not in force while something lets the role past them."
     if made.compared == "mark":

@@ -269,6 +269,10 @@ class Index(TableObject):
         return (self.name,)
 
 
+# Before and after; None on one side means that it is made, or taken away.
+Change: TypeAlias = tuple[TableObject | None, TableObject | None]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Advice:
     """Something about a table's rules that the reader should know before applying them."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias, TypeGuard, get_args
 
-from rlskit import canary, ddl, runtime
+from rlskit import canary, ddl, runtime, stages
 from rlskit.errors import RuntimeVersionError
 from rlskit.facts import Database, Foreign
 from rlskit.names import QualifiedName, index_name
+from rlskit.stages import Stage
 from rlskit.state import (
+    Change,
     Check,
     Column,
     Default,
@@ -25,12 +27,16 @@ from rlskit.state import (
 )
 from rlskit.vocabulary import Mode
 
+# From the weakest to the strongest.
+Lock: TypeAlias = Literal["ACCESS SHARE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]
+_STRENGTH: tuple[Lock, ...] = get_args(Lock)
+
 # A table's steps run in this order; "table" is one transaction, and what stands before and after it runs apart,
 # because it would hold a lock for as long as the table is large.
 Phase: TypeAlias = Literal["runtime", "proof", "before", "table", "after"]
 PHASES: tuple[Phase, ...] = ("runtime", "proof", "before", "table", "after")
 
-_LOCKS = {
+_LOCKS: dict[str, Lock | None] = {
     "column": "ACCESS EXCLUSIVE",
     "row security": "ACCESS EXCLUSIVE",
     "default": "ACCESS EXCLUSIVE",
@@ -52,7 +58,7 @@ class Step:
 
     ``table`` is the one that the rules name (None: the runtime); the objects may belong to a partition or a child of it. ``says`` and
     ``why`` are for the reader, ``lock`` is the strongest lock that the step takes on a table (None: none), ``statements`` are complete
-    SQL statements, in order.
+    SQL statements, in order. ``stage`` is the first stage that contains the step.
     """
 
     phase: Phase
@@ -61,15 +67,13 @@ class Step:
     after: TableObject | None
     says: str
     why: str
-    lock: str | None
+    lock: Lock | None
     statements: tuple[str, ...]
+    stage: Stage = "policies"
 
     def __str__(self) -> str:
         why = f": {self.why}" if self.why else ""
         return f"{self.says}{why}  [{self.lock or 'no lock on a table'}]"
-
-
-Change: TypeAlias = tuple[TableObject | None, TableObject | None]
 
 
 def diff(actual: State, wanted: State) -> Iterator[Change]:
@@ -145,7 +149,8 @@ def signing_steps(database: Database, mode: Mode | None) -> Iterator[Step]:
             if mode == "signed"
             else "whoever can send SQL can be anybody from now on"
         )
-        yield Step("runtime", None, None, None, says, why, None, (runtime.requirement(signed=mode == "signed"),))
+        statement = runtime.requirement(signed=mode == "signed")
+        yield Step("runtime", None, None, None, says, why, None, (statement,), stage="enable")
     if database.server.keys_are_open:
         says = "close the keys of signed identities"
         why = "somebody but their owner has a privilege on rlskit.key, and could sign as anybody"
@@ -166,18 +171,17 @@ def table_steps(database: Database, wanted: State, normal: State) -> Iterator[St
     """
     as_written = {each.key: each for each in wanted.objects}
     changes = list(_with_renames(list(diff(_relevant(database, wanted), normal))))
-    changes += _with_stale_marks(
-        database.state, as_written, {each.key for change in changes for each in change if each}
-    )
-    steps = [
-        _in_family(database, step)
-        for before, after in changes
-        for step in (
-            [_validation(before, after)]
-            if isinstance(before, Check) and isinstance(after, Check) and replace(before, validated=True) == after
-            else _change(database, before, as_written[after.key] if after else None)
-        )
-    ]
+    changed = {each.key for change in changes for each in change if each is not None}
+    changes += _with_stale_marks(database.state, as_written, changed)
+    bound = stages.binding(database)
+    steps: list[Step] = []
+    for here, there in changes:
+        if isinstance(here, Check) and isinstance(there, Check) and replace(here, validated=True) == there:
+            made = [_validation(here, there)]
+        else:
+            after = as_written[there.key] if there else None
+            made = [step for part in stages.parted(here, after) for step in _change(database, *part)]
+        steps += [_staged(_in_family(database, step), wanted, bound) for step in made]
     yield from sorted(steps, key=lambda step: (step.table, PHASES.index(step.phase), _rank(step)))
 
 
@@ -188,11 +192,43 @@ def _in_family(database: Database, step: Step) -> Step:
     return replace(step, table=ancestors[0], says=f"{step.says} on {step.table}") if ancestors else step
 
 
-def prunings(foreign: Iterable[Foreign]) -> Iterator[Step]:
+def _staged(step: Step, wanted: State, bound: Set[QualifiedName]) -> Step:
+    assert step.table is not None
+    whole = stages.together(step.table, wanted, bound)
+    return replace(step, stage=stages.stage_of(step.before, step.after, whole))
+
+
+def prunings(database: Database, foreign: Iterable[Foreign]) -> Iterator[Step]:
     """The steps that take foreign objects away."""
     for each in foreign:
         if each.drop is not None:
-            yield replace(_step("table", each.drop, None, ddl.drop(each.drop)), why="it undoes the rules")
+            step = _in_family(database, _step("table", each.drop, None, ddl.drop(each.drop)))
+            yield replace(step, why="it undoes the rules")
+
+
+def in_order(steps: Iterable[Step], prunings: Iterable[Step]) -> list[Step]:
+    """The steps in their order; what is pruned on a table is the first in that table's transaction, so that no moment is between the two."""
+
+    def place(step: Step) -> tuple[object, ...]:
+        table = step.table
+        return (table is not None, table and (table.schema, table.name), PHASES.index(step.phase))
+
+    return sorted([*prunings, *steps], key=place)
+
+
+def transaction(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the statements of one table's transaction.
+
+    The strongest of its locks comes first, on the whole family and from the top: a lock that grows can deadlock with whoever reads and
+    then writes, and one on a part before that on its table with whoever reads the table.
+    """
+    locks = [step.lock for step in steps if step.lock is not None]
+    strongest = max(locks, key=_STRENGTH.index, default=None)
+    table = steps[0].table
+    if table is not None and strongest not in (None, "ACCESS SHARE"):
+        yield ddl.text(ddl.lock(table, strongest))
+    for step in steps:
+        yield from step.statements
 
 
 def _relevant(database: Database, wanted: State) -> State:
@@ -237,6 +273,10 @@ def _change(database: Database, before: TableObject | None, after: TableObject |
         case (_, Index()) if not ddl.is_renamed(before, after):
             yield from _index_steps(database, before, after)
             return
+        case (None, Column()) if has_rows(database, after.table):
+            # Apart, so that its index is built before the rules rest on it.
+            yield _step("before", None, after, ddl.create(after))
+            return
         case (None, Check()) if has_rows(database, after.table):
             not_valid = replace(after, validated=False)
             yield _step("table", None, not_valid, ddl.create(not_valid))
@@ -255,13 +295,13 @@ def _step(
     before: TableObject | None,
     after: TableObject | None,
     statements: ddl.Statements,
-    lock: str | None = "",
+    lock: Lock | None = None,
 ) -> Step:
     some = after or before
     assert some is not None
     why = after.why if after else "no rule asks for it"
-    strongest = _LOCKS[some.kind] if lock == "" else lock
-    if lock == "" and before is not None and some.kind in ("index", "trigger"):
+    strongest = lock or _LOCKS[some.kind]
+    if lock is None and before is not None and some.kind in ("index", "trigger"):
         strongest = "ACCESS EXCLUSIVE"  # making one hinders writers only, dropping one everybody
     return Step(
         phase, some.table, before, after, _sentence(before, after), why, strongest, tuple(map(ddl.text, statements))
@@ -285,22 +325,28 @@ def has_rows(database: Database, table: QualifiedName) -> bool:
 
 def _index_steps(database: Database, before: TableObject | None, after: Index) -> Iterator[Step]:
     facts = database.tables[after.table]
-    remade = isinstance(before, Index)
-    if not has_rows(database, after.table):
-        yield _step("table", before, after, [*(ddl.drop(before) if before else ()), *ddl.create(after)])
+    # One of this name without a mark is what a build left that was cut off before its comment, or inside.
+    left = next((each for each in facts.indexes if each.name == after.name and not each.marked), None)
+    if left is not None and left.valid:
+        yield replace(
+            _step("table", before, after, [ddl.mark_index(after)]), says=f"mark index {after.name}", lock=None
+        )
         return
-    phase: Phase = "before" if after.column in facts.columns else "after"
-    gone = ddl.drop_index_concurrently(before) if isinstance(before, Index) and facts.kind == "table" else []
+    remade = isinstance(before, Index) or left is not None
+    if not has_rows(database, after.table):
+        yield _step("table", before, after, [*(ddl.drop(after) if remade else ()), *ddl.create(after)])
+        return
     if facts.kind == "table":
-        made = _step(phase, before, after, [*gone, *ddl.create_index_concurrently(after)], "SHARE UPDATE EXCLUSIVE")
+        gone = ddl.drop_index_concurrently(after) if remade else []
+        made = _step("before", before, after, [*gone, *ddl.create_index_concurrently(after)], "SHARE UPDATE EXCLUSIVE")
         yield replace(
             made, says=made.says + " concurrently", why="an interrupted build left it invalid" if remade else made.why
         )
         return
-    statements = [] if remade else [*ddl.create_index_on_only(after)]
+    statements = [ddl.mark_index(after)] if remade else [*ddl.create_index_on_only(after)]
     for part in _parts(database, after):
         statements += part
-    made = _step(phase, before, after, statements, "SHARE UPDATE EXCLUSIVE")
+    made = _step("before", before, after, statements, "SHARE UPDATE EXCLUSIVE")
     yield replace(made, says=made.says + " partition by partition, concurrently")
 
 
@@ -352,7 +398,7 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         case RowSecurity():
             if not some.enabled:
                 return "disable row level security"
-            return "enable and force row level security"
+            return f"{'force' if isinstance(before, RowSecurity) and before.enabled else 'enable'} row level security"
         case Default():
             return (
                 f"drop the default of {some.column}"

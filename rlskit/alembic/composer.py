@@ -30,8 +30,8 @@ from rlskit.alembic.foresight import Foresight
 from rlskit.facts import Database
 from rlskit.names import QualifiedName
 from rlskit.planner import Plan
-from rlskit.state import Grant, Index, Policy, RowSecurity, TableObject, Trigger, Usage
-from rlskit.steps import Change, proofs, runtime_steps
+from rlskit.state import Change, Grant, Index, Policy, RowSecurity, TableObject, Trigger, Usage
+from rlskit.steps import proofs, runtime_steps
 
 _OPERATION_OF: dict[type[TableObject], type[ObjectOp]] = {
     state.RowSecurity: RowSecurityOp,

@@ -69,7 +69,8 @@ schema rlskit
   install the schema rlskit, version 0001: policies and defaults rest on its functions  [no lock on a table]
 public.todo: allow.owner(), columns={{"owner": [allow.owner().to("read", "delete")]}}
   add column owner text  [ACCESS EXCLUSIVE]
-  enable and force row level security: only the rows that a rule names  [ACCESS EXCLUSIVE]
+  enable row level security: only the rows that a rule names  [ACCESS EXCLUSIVE]
+  force row level security: the owner of the table too  [ACCESS EXCLUSIVE]
   create policy rlskit_delete for delete to {app}  [ACCESS EXCLUSIVE]
   create policy rlskit_insert for insert to {app}  [ACCESS EXCLUSIVE]
   create policy rlskit_select for select to {app}  [ACCESS EXCLUSIVE]
@@ -83,7 +84,7 @@ public.todo: allow.owner(), columns={{"owner": [allow.owner().to("read", "delete
   grant insert (content, id) to {app}  [ACCESS SHARE]
   grant select (content, id, owner) to {app}  [ACCESS SHARE]
   grant update (content, id) to {app}  [ACCESS SHARE]
-1 table, 16 steps.
+1 table, 17 steps.
 Nothing was changed.
 """
     )
@@ -92,7 +93,7 @@ Nothing was changed.
         0,
         "Applied and verified: the database does what the rules say.",
     )
-    assert applied.err == "[1 of 2] schema rlskit: 1 step\n[2 of 2] public.todo: 15 steps\n"
+    assert applied.err == "[1 of 2] schema rlskit: 1 step\n[2 of 2] public.todo: 16 steps\n"
     check = rlskit("check")
     assert check == Ran(0, "The database does what the rules say: 1 table, nothing to do.\n", "")
     assert rlskit("apply") == Ran(0, "The database does what the rules say: 1 table, nothing to do.\n", "")
@@ -173,6 +174,17 @@ def test_json_for_machines(rlskit: Shell) -> None:
     )
     check = rlskit("check", "--format", "json")
     assert (check.code, json.loads(check.out)["conforms"]) == (1, False)
+
+
+def test_a_stage_is_planned_applied_and_told_by_check(rlskit: Shell) -> None:
+    applied = rlskit("apply", "--yes", "--stage", "policies", "--retries", "0")
+    missing = "Missing until the rules are in force: 8 steps of stage enable, 1 step of stage force."
+    assert (applied.code, applied.out.splitlines()[-1]) == (0, f"Applied and verified: stage policies. {missing}")
+    check = rlskit("check")
+    assert (check.code, check.out.splitlines()[-1]) == (1, missing)
+    plan = json.loads(rlskit("plan", "--stage", "policies", "--format", "json").out)
+    assert (plan["conforms"], plan["stage"], plan["steps"]) == (True, "policies", [])
+    assert {each["stage"] for each in plan["later"]} == {"enable", "force"}
 
 
 def test_install_and_uninstall(rlskit: Shell) -> None:

@@ -23,11 +23,11 @@ TODO = TableRules(
 DRIFT = {
     "row security switched off": (
         ["alter table todo disable row level security"],
-        "enable and force row level security",
+        "enable row level security",
     ),
     "row security not forced": (
         ["alter table todo no force row level security"],
-        "enable and force row level security",
+        "force row level security",
     ),
     "policy dropped": (["drop policy rlskit_delete on todo"], "create policy rlskit_delete for delete to {app}"),
     "USING widened": (

@@ -370,7 +370,7 @@ def test_a_lock_that_cannot_be_had(database: Database) -> None:
     with database.connect_as_owner() as other, database.connect_as_owner() as conn:
         other.execute("lock table todo in access share mode")
         with pytest.raises(PlanError) as caught:
-            plan(conn, rules).apply(conn, lock_timeout=0.1)
+            plan(conn, rules).apply(conn, lock_timeout=0.1, retries=0)
         assert caught.value.message == "no lock on table `public.todo` within 0.1 seconds"
         assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         other.rollback()

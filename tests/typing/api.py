@@ -144,7 +144,9 @@ def a_plan_is_read_and_applied(conn: Connection[DictRow], rules: Rules) -> None:
     assert_type(plan.conforms, bool)
     assert_type(plan.compared, Literal["twin", "mark"])
     assert_type(plan.sql(), str)
-    plan.apply(conn, lock_timeout=10, prune_foreign=True, on_progress=print)
+    plan.apply(conn, lock_timeout=10, retries=3, prune_foreign=True, on_progress=print)
+    assert_type(rlskit.plan(conn, rules, stage="policies").stage, Literal["indexes", "policies", "enable", "force"])
+    rlskit.plan(conn, rules, stage="polices")  # type: ignore[arg-type]
     if not plan:
         return
 

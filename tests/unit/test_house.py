@@ -38,6 +38,7 @@ ORDER = [
     "catalog",
     "fitter",
     "normalizer",
+    "stages",
     "steps",
     "applier",
     "planner",
