@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, LiteralString
 
@@ -39,11 +39,17 @@ Normal = Callable[[Expression], Expression]
 
 
 def by_twin(conn: Connection[Any], wanted: State) -> State:
-    """Ask the server: put each expression on a temporary twin that has the columns it names, and read it back.
+    """Ask the server for the normal form of each wanted expression. Needs what ``normal_forms`` needs."""
+    normal = normal_forms(conn, _expressions(wanted))
+    return _mapped(wanted, lambda each: normal.get(each, each))
+
+
+def normal_forms(conn: Connection[Any], given: Iterable[Expression]) -> dict[Expression, str]:
+    """Put each expression on a temporary twin that has the columns it names, and read it back; texts are what they are.
 
     Needs a transaction that may write, the TEMP privilege, and the runtime's functions. The real tables are not touched.
     """
-    expressions: dict[Expression, None] = {each: None for each in _expressions(wanted) if not isinstance(each, str)}
+    expressions: dict[Expression, None] = {each: None for each in given if not isinstance(each, str)}
     defaults = [each for each in expressions if isinstance(each, CallersName)]
     conditions: dict[tuple[OwnerColumn, ...], list[Expression]] = defaultdict(list)
     for each in expressions:
@@ -71,7 +77,7 @@ def by_twin(conn: Connection[Any], wanted: State) -> State:
             "select adnum, pg_get_expr(adbin, adrelid) from pg_attrdef where adrelid = %s::regclass", [ddl.text(twin)]
         ).fetchall()
         normal.update({defaults[number - 1]: text for number, text in rows})
-    return _mapped(wanted, lambda each: normal.get(each, each))
+    return normal
 
 
 def by_mark(existing: State, wanted: State) -> State:
