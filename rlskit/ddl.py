@@ -365,6 +365,9 @@ def force(wanted: RowSecurity) -> Composed:
     return _format("alter table {} {} row level security", qualified(wanted.table), SQL(how))
 
 
+_FIRES = {"D": SQL("disable"), "A": SQL("enable always"), "R": SQL("enable replica")}  # by PostgreSQL's letters
+
+
 def _create_trigger(table: Identifier, wanted: Trigger) -> Statements:
     assert not isinstance(wanted.columns, AllBut)
     assert not isinstance(wanted.arguments, AllBut)
@@ -375,6 +378,11 @@ def _create_trigger(table: Identifier, wanted: Trigger) -> Statements:
             "create trigger {} before {}{} on {} for each row\n{}  execute function {}({})",
             *(wanted.name, SQL(wanted.event), of, table, when, qualified(wanted.function)),
             SQL(", ").join(map(Literal, wanted.arguments)),
+        ),
+        *(
+            [_format("alter table {} {} trigger {}", table, _FIRES[wanted.enabled], wanted.name)]
+            if wanted.enabled != "O"
+            else []
         ),
         _mark(wanted),
     ]

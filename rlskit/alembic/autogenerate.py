@@ -16,7 +16,7 @@ from alembic.util import DispatchPriority, PriorityDispatchResult
 
 from rlskit import compiler, planner, runtime, state
 from rlskit.alembic.composer import compose
-from rlskit.alembic.foresight import Foresight, foresee, place
+from rlskit.alembic.foresight import Foresight, Places, foresee, places
 from rlskit.alembic.statements import lent, refusals
 from rlskit.errors import RuleError
 from rlskit.facts import Database
@@ -57,25 +57,35 @@ def _rules(context: AutogenContext) -> Rules | None:
 def _compare(context: AutogenContext, upgrade_ops: ops.UpgradeOps, rules: Rules) -> None:
     connection = context.connection
     assert connection is not None
-    default = connection.dialect.default_schema_name or "public"
     wanted = compiler.compile(rules)
     seen: list[Foresight] = []
 
     with lent(connection) as driver:
+        where = places(connection, driver)
+        _check_places(context, rules, where)
 
         def after_alembic(database: Database) -> Database:
-            _spare(upgrade_ops, database, wanted, default)
-            seen.append(foresee(connection, driver, database, upgrade_ops.ops))
+            _spare(upgrade_ops, database, wanted, where)
+            seen.append(foresee(connection, driver, database, upgrade_ops.ops, where))
             return seen[-1].database
 
         made = planner.compare(driver, rules, foresee=after_alembic)
-    left_out = {table for table in made.database.tables if not _is_included(context, table, default)}
+    left_out = {table for table in made.database.tables if not _is_included(context, table, where)}
     if undoing := [each for each in made.undoing if each.table not in left_out]:
         raise planner.not_in_force(undoing[0])
     made = replace(made, steps=tuple(step for step in made.steps if step.table not in left_out))
     _tell(made)
-    revision = compose(made, seen[-1], concurrently=bool(context.opts.get("rls_concurrent_indexes")))
+    for table in sorted(left_out & set(made.database.asked)):
+        _log.warning("%s: env.py leaves the table out, and nobody looks whether its rules are in force", table)
+    for table in sorted(_new_tables(upgrade_ops, where) - {each.name for each in rules.tables}):
+        _log.warning("%s: no rule names this new table, and whoever has privileges on it will reach every row", table)
+    revision = compose(made, seen[-1], where, concurrently=bool(context.opts.get("rls_concurrent_indexes")))
     upgrade_ops.ops[:] = [*revision.first, *upgrade_ops.ops, *revision.last]
+
+
+def _new_tables(upgrade_ops: ops.UpgradeOps, where: Places) -> set[QualifiedName]:
+    made = [each for each in upgrade_ops.ops if isinstance(each, ops.CreateTableOp)]
+    return {where.of(each.table_name, each.schema) for each in made}
 
 
 def _tell(made: Plan) -> None:
@@ -87,16 +97,29 @@ def _tell(made: Plan) -> None:
             _log.warning("%s: %s", table, advice.text)
 
 
-def _is_included(context: AutogenContext, name: QualifiedName, default: str) -> bool:
+def _check_places(context: AutogenContext, rules: Rules, where: Places) -> None:
+    """Raise RuleError where a name without a schema is one table for the models, and another one for the rules."""
+    models = {where.of(each.name, each.schema) for each in context.table_key_to_table.values()}
+    named = {each.name for each in rules.tables}
+    for each in sorted(models - named):
+        meant = QualifiedName(rules.schema, each.name)
+        if each == where.of(each.name, None) != meant and meant in named - models:
+            raise RuleError(
+                f"the models' table `{each.name}` is `{each}` by the search_path of this login, and the rules are for `{meant}`",
+                hint=f'say schema="{each.schema}" with the rules, or change the search_path of the login',
+            )
+
+
+def _is_included(context: AutogenContext, name: QualifiedName, where: Places) -> bool:
     """Whether ``include_name`` and ``include_object`` of env.py leave the table in."""
-    schema = None if name.schema == default else name.schema
-    found = [table for table in context.table_key_to_table.values() if place(table.name, table.schema, default) == name]
+    schema = None if where.of(name.name, None) == name else name.schema
+    found = [table for table in context.table_key_to_table.values() if where.of(table.name, table.schema) == name]
     return context.run_name_filters(name.name, "table", {"schema_name": schema}) and all(
         context.run_object_filters(table, table.name, "table", False, None) for table in found
     )
 
 
-def _spare(upgrade_ops: ops.UpgradeOps, database: Database, wanted: State, default: str) -> None:
+def _spare(upgrade_ops: ops.UpgradeOps, database: Database, wanted: State, places: Places) -> None:
     """Take out what Alembic would undo of the rules, because the models do not mention it."""
     named = {(each.table, each.name) for each in wanted.objects if isinstance(each, state.Column) and each.type}
     defaults = {(each.table, each.column) for each in wanted.objects if isinstance(each, state.Default)}
@@ -105,13 +128,19 @@ def _spare(upgrade_ops: ops.UpgradeOps, database: Database, wanted: State, defau
         for each in database.state.objects
         if isinstance(each, state.Default) and is_callers_name(each)
     }
-    indexes = {(each.table.schema, each.name) for each in database.state.objects if isinstance(each, Index)}
+    indexes = {(each.table, each.name) for each in database.state.objects if isinstance(each, Index)}
+    indexes |= {
+        (table, index.name)
+        for table, facts in database.tables.items()
+        for index in facts.indexes
+        if any((parent, index.parent) in indexes for parent in facts.ancestors)
+    }
     checks = {(each.table, each.name) for each in database.state.objects if isinstance(each, state.Check)}
 
     def where(
-        operation: ops.DropTableOp | ops.DropColumnOp | ops.DropConstraintOp | ops.AlterColumnOp,
+        operation: ops.DropTableOp | ops.DropColumnOp | ops.DropConstraintOp | ops.AlterColumnOp | ops.DropIndexOp,
     ) -> QualifiedName:
-        return place(operation.table_name, operation.schema, default)
+        return places.of(operation.table_name or "", operation.schema)
 
     def spared(operation: ops.MigrateOperation) -> bool:
         """Whether it is to be left out; where only a part of it is, that part goes."""
@@ -124,7 +153,7 @@ def _spare(upgrade_ops: ops.UpgradeOps, database: Database, wanted: State, defau
             case ops.DropColumnOp():
                 return (where(operation), operation.column_name) in named
             case ops.DropIndexOp():
-                return (operation.schema or default, operation.index_name) in indexes
+                return (where(operation), operation.index_name) in indexes
             case ops.DropConstraintOp():
                 return (where(operation), operation.constraint_name) in checks
             case ops.AlterColumnOp() if (where(operation), operation.column_name) in defaults:

@@ -20,14 +20,15 @@ from rlskit.alembic.directives import (
     PolicyOp,
     PrivilegesOp,
     ProofOp,
+    RevokeAllOp,
     RowSecurityOp,
     RuntimeOp,
     SignaturesOp,
     TriggerOp,
     UsageOp,
 )
-from rlskit.alembic.foresight import Foresight
-from rlskit.facts import Database
+from rlskit.alembic.foresight import Foresight, Places
+from rlskit.facts import Database, TableFacts
 from rlskit.names import QualifiedName
 from rlskit.planner import Plan
 from rlskit.state import Change, Grant, Index, Policy, RowSecurity, TableObject, Trigger, Usage
@@ -51,11 +52,12 @@ class Revision:
     last: list[ops.MigrateOperation] = field(default_factory=list)
 
 
-def compose(made: Plan, foresight: Foresight, *, concurrently: bool) -> Revision:
+def compose(made: Plan, foresight: Foresight, where: Places, *, concurrently: bool) -> Revision:
     """Return the operations for the steps of a plan. ``concurrently`` builds the indexes of existing columns while others write."""
     revision = Revision()
     revision.first += _runtime(made)
     revision.last += [ProofOp(made.role) for _ in proofs(made.steps, made.role)]
+    revision.last += [_closed(foresight.database.tables[each], made.role) for each in sorted(foresight.made)]
     changes = list(_changes(made, foresight))
     built: list[ops.MigrateOperation] = []
     for before, after in changes:
@@ -63,7 +65,7 @@ def compose(made: Plan, foresight: Foresight, *, concurrently: bool) -> Revision
             case (Grant() | Usage(), _) | (_, Grant() | Usage()):
                 pass
             case None, state.Column():
-                revision.last.append(_add_column(after, foresight.default_schema))
+                revision.last.append(_add_column(after, where))
             case None, Index() if concurrently and _may_be_built_first(after, foresight):
                 built.append(IndexOp(None, after, concurrently=True))
             case _, None:
@@ -75,6 +77,10 @@ def compose(made: Plan, foresight: Foresight, *, concurrently: bool) -> Revision
     revision.first += [UsageOp(False, each) for each in _usages(before for before, _ in changes)]
     revision.last += [UsageOp(True, each) for each in _usages(after for _, after in changes)]
     revision.last += _given(changes)
+    # What is dropped is made again on the way back, and closed before anything is given.
+    revision.first += [
+        _closed(each, made.role).reverse() for _, each in sorted(foresight.database.tables.items()) if each.going
+    ]
     revision.first[:0] = built  # these commit, and so nothing may have happened before them
     return revision
 
@@ -138,10 +144,15 @@ def _may_be_built_first(index: Index, foresight: Foresight) -> bool:
     )
 
 
-def _add_column(wanted: state.Column, default_schema: str) -> ops.AddColumnOp:
+def _closed(table: TableFacts, role: str) -> RevokeAllOp:
+    sequences = {each.sequence.name for each in table.columns.values() if each.sequence is not None}
+    return RevokeAllOp(table.name, role, tuple(sorted(sequences)))
+
+
+def _add_column(wanted: state.Column, where: Places) -> ops.AddColumnOp:
     assert wanted.type is not None
     type_: TypeEngine[Any] = ARRAY(Text()) if wanted.type.endswith("[]") else Text()
-    schema = None if wanted.table.schema == default_schema else wanted.table.schema
+    schema = None if wanted.table.schema == where.default == "public" else wanted.table.schema
     return ops.AddColumnOp(wanted.table.name, Column(wanted.name, type_, nullable=True), schema=schema)
 
 

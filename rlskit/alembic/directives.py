@@ -281,10 +281,11 @@ class TriggerOp(ObjectOp):
         of: Sequence[str] = (),
         when: str | None = None,
         arguments: Sequence[str] = (),
+        enabled: Literal["O", "D", "R", "A"] = "O",
         comment: str | None = None,
         schema: str | None = None,
     ) -> None:
-        """CREATE TRIGGER … BEFORE … FOR EACH ROW, with rlskit's mark. ``execute`` names a function of the schema rlskit, without it; ``of`` are the columns of UPDATE OF."""
+        """CREATE TRIGGER … BEFORE … FOR EACH ROW, with rlskit's mark. ``execute`` names a function of the schema rlskit, without it; ``of`` are the columns of UPDATE OF; ``enabled`` is PostgreSQL's letter."""
         after = Trigger(
             table=_table(table_name, schema),
             name=trigger_name,
@@ -293,6 +294,7 @@ class TriggerOp(ObjectOp):
             function=QualifiedName("rlskit", execute),
             arguments=tuple(arguments),
             when=when,
+            enabled=enabled,
             mark=comment,
         )
         operations.invoke(cls(None, after))
@@ -457,6 +459,40 @@ class PrivilegesOp(MigrateOperation):
                 ),
             )
         )
+
+
+@_registers("revoke_all")
+@dataclass(frozen=True)
+class RevokeAllOp(MigrateOperation):
+    """What one role was given with a new table. On the way back the table goes, and there is nothing to give."""
+
+    table: QualifiedName
+    role: str
+    sequences: tuple[str, ...] = ()
+    forwards: bool = True
+
+    directive = "revoke_all"
+
+    def reverse(self) -> RevokeAllOp:
+        """The way back."""
+        return replace(self, forwards=not self.forwards)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """For ``alembic check``: the directive, the table, the role."""
+        return (self.directive, str(self.table), self.role)
+
+    @classmethod
+    def revoke_all(
+        cls,
+        operations: Operations,
+        table_name: str,
+        *,
+        role: str,
+        sequences: Sequence[str] = (),
+        schema: str | None = None,
+    ) -> None:
+        """REVOKE ALL from one role, on a new table and on the sequences that its columns draw from: ALTER DEFAULT PRIVILEGES may have given it something."""
+        operations.invoke(cls(_table(table_name, schema), role, tuple(sequences)))
 
 
 @_registers("grant_usage", "revoke_usage")

@@ -6,10 +6,20 @@ from alembic.operations import Operations
 from psycopg.rows import scalar_row
 
 from rlskit import canary, catalog, ddl, runtime
-from rlskit.alembic.directives import IndexOp, ObjectOp, PrivilegesOp, ProofOp, RuntimeOp, SignaturesOp, UsageOp
+from rlskit.alembic.directives import (
+    IndexOp,
+    ObjectOp,
+    PrivilegesOp,
+    ProofOp,
+    RevokeAllOp,
+    RuntimeOp,
+    SignaturesOp,
+    UsageOp,
+)
 from rlskit.alembic.statements import check, lent, refusals, run
 from rlskit.errors import PlanError, RuntimeVersionError
-from rlskit.state import Default, Index, Policy
+from rlskit.names import QualifiedName
+from rlskit.state import Default, Grant, Index, Policy, Usage
 from rlskit.words import counted
 
 
@@ -48,6 +58,18 @@ def _privileges(operations: Operations, operation: PrivilegesOp) -> None:
     change = ddl.create if operation.given else ddl.drop
     check(operations, operation.grants[0].table, [operation.grants[0].role])
     run(operations, [ddl.text(statement) for each in operation.grants for statement in change(each)], alone=True)
+
+
+@Operations.implementation_for(RevokeAllOp)
+def _revoke_all(operations: Operations, operation: RevokeAllOp) -> None:
+    table, role = operation.table, operation.role
+    check(operations, table, [role])
+    sequences = [QualifiedName(table.schema, each) for each in operation.sequences]
+    held = [
+        Grant(table=table, role=role, privilege="all", columns=None),
+        *(Usage(table=table, role=role, privilege="all", sequence=each) for each in sequences),
+    ]
+    run(operations, [ddl.text(statement) for each in held for statement in ddl.drop(each)], alone=True)
 
 
 @Operations.implementation_for(UsageOp)

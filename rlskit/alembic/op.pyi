@@ -120,10 +120,11 @@ def create_row_trigger(
     of: Sequence[str] = (),
     when: str | None = None,
     arguments: Sequence[str] = (),
+    enabled: Literal["O", "D", "R", "A"] = "O",
     comment: str | None = None,
     schema: str | None = None,
 ) -> None:
-    """CREATE TRIGGER … BEFORE … FOR EACH ROW, with rlskit's mark. ``execute`` names a function of the schema rlskit, without it; ``of`` are the columns of UPDATE OF."""
+    """CREATE TRIGGER … BEFORE … FOR EACH ROW, with rlskit's mark. ``execute`` names a function of the schema rlskit, without it; ``of`` are the columns of UPDATE OF; ``enabled`` is PostgreSQL's letter."""
 
 def drop_row_trigger(
     trigger_name: str,
@@ -192,6 +193,15 @@ def revoke_privileges(
     schema: str | None = None,
 ) -> None:
     """REVOKE privileges on these columns, or with True on the whole table and each of its columns, from one role."""
+
+def revoke_all(
+    table_name: str,
+    *,
+    role: str,
+    sequences: Sequence[str] = (),
+    schema: str | None = None,
+) -> None:
+    """REVOKE ALL from one role, on a new table and on the sequences that its columns draw from: ALTER DEFAULT PRIVILEGES may have given it something."""
 
 def grant_usage(
     *,

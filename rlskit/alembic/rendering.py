@@ -13,6 +13,7 @@ from rlskit.alembic.directives import (
     ObjectOp,
     PrivilegesOp,
     ProofOp,
+    RevokeAllOp,
     RuntimeOp,
     SignaturesOp,
     UsageOp,
@@ -97,6 +98,7 @@ def _defined(after: TableObject, *, altered: bool) -> _Arguments:
                 "when": _sql(after.when),
                 "execute": after.function.name,
                 "arguments": list(after.arguments) or None,
+                "enabled": None if after.enabled == "O" else after.enabled,
                 "comment": after.mark,
             }
         case Index():
@@ -125,6 +127,16 @@ def _in_order(grant: Grant) -> tuple[bool, int, str]:
         known.index(grant.privilege) if grant.privilege in known else 0,
         grant.privilege,
     )
+
+
+@renderers.dispatch_for(RevokeAllOp)
+def _revoke_all(context: AutogenContext, operation: RevokeAllOp) -> str | list[str]:
+    keywords = {
+        "role": operation.role,
+        "sequences": list(operation.sequences) or None,
+        "schema": _schema(operation.table.schema),
+    }
+    return _call(context, operation.directive, [operation.table.name], keywords) if operation.forwards else []
 
 
 @renderers.dispatch_for(UsageOp)

@@ -43,21 +43,40 @@ def _as_it_is(element: Verbatim, _compiler: object, **_options: object) -> str:
 def run(operations: Operations, statements: Iterable[str], *, alone: bool = False) -> None:
     """Run the statements in the migration's transaction, or print them offline. ``alone``: outside of any, and names as they are.
 
-    Raises CommandError for what the database refuses for want of a right or of the runtime; everything else stays the driver's.
+    Raises CommandError for a connection without a transaction, for what the database refuses for want of a right or of the runtime, and
+    for a table that is in use; everything else stays the driver's.
     """
     impl = operations.migration_context.impl
-    frame = [] if alone else [_KEEP_PATH, _OUR_PATH]
+    framed = statements if alone else [_KEEP_PATH, _OUR_PATH, *statements, _GIVE_PATH_BACK]
+    if operations.migration_context.as_sql:
+        for statement in framed:  # past Alembic, which would make spaces of a tab in a name
+            impl.static_output(statement.strip() + impl.command_terminator)
+        return
     with refusals():
+        if not alone:
+            _check_transaction(operations)
         try:
-            for statement in [*frame, *statements, *([] if alone else [_GIVE_PATH_BACK])]:
+            for statement in framed:
                 impl.execute(Verbatim(statement))
         except DBAPIError as error:
             match error.orig:
+                case errors.ObjectInUse() as busy:
+                    raise PlanError(str(busy.diag.message_primary), hint=_SETTLE) from error
                 case errors.InsufficientPrivilege() as refused:
                     raise PlanError(str(refused.diag.message_primary), hint=_AS_OWNER) from error
                 case (errors.UndefinedFunction() | errors.InvalidSchemaName()) as missing if "rlskit" in str(missing):
                     raise RuntimeVersionError(str(missing.diag.message_primary), hint=_INSTALL) from error
             raise
+
+
+def _check_transaction(operations: Operations) -> None:
+    """Half of what a directive does would stay, and ``set local`` would do nothing. Raises PlanError."""
+    with lent(operations.get_bind()) as conn:
+        if conn.autocommit:
+            raise PlanError(
+                "the directives of rlskit run in a transaction, and this connection has none",
+                hint="leave isolation_level=AUTOCOMMIT out of env.py, and the directive out of autocommit_block()",
+            )
 
 
 @contextmanager
@@ -151,4 +170,5 @@ def lent(connection: SqlConnection) -> Iterator[Connection[Any]]:
 
 
 _AS_OWNER = "run migrations as the owner of the table, or as a member of it"
+_SETTLE = 'what is deferred waits for the table: op.execute("set constraints all immediate") first, after the data'
 _INSTALL = "op.install_rlskit(…) comes first: autogenerate writes it; or let a DBA run `rlskit install`"

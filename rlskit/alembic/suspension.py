@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alembic.operations import Operations
+from psycopg.errors import InvalidSavepointSpecification
 from psycopg.pq import TransactionStatus
-from psycopg.rows import tuple_row
+from psycopg.rows import scalar_row
 from sqlalchemy import Connection, event
 
 from rlskit import ddl
@@ -16,10 +17,12 @@ from rlskit.errors import PlanError
 from rlskit.names import QualifiedName
 from rlskit.state import RowSecurity
 
+_SAVE, _RELEASE, _GO_BACK = (f"{word} rlskit_suspended" for word in ("savepoint", "release", "rollback to"))
+
 
 @contextmanager
 def suspended(operations: Operations, table: QualifiedName) -> Iterator[None]:
-    """NO FORCE, the block, FORCE; nothing of it where the table's owner was not bound before.
+    """NO FORCE, the block, FORCE; nothing of it where the table's owner was not bound before. An error undoes the whole block.
 
     Raises CommandError outside of a transaction, for a commit inside, and where the transaction was ended inside all the same.
     """
@@ -32,58 +35,84 @@ def suspended(operations: Operations, table: QualifiedName) -> Iterator[None]:
         return
     check(operations, table)
     connection = operations.get_bind()
-    transaction, forced = _now(connection, table)
-    if not forced:
+    if not _is_forced(connection, table):
         yield
         return
-    run(operations, off)
-    event.listen(connection, "commit", _refuse_commit)
+    # A savepoint that was set inside could be gone back to later, and with it to where nothing bound the owner: it goes with this one.
+    run(operations, [_SAVE], alone=True)
     try:
-        yield
-    finally:
-        event.remove(connection, "commit", _refuse_commit)
-        if _may_go_on(connection):
-            run(operations, on)
-    with refusals():
-        if _now(connection, table)[0] != transaction:
-            raise PlanError(
-                f"the transaction was ended while row security was lifted from table `{table}`",
-                hint="it is in force again; leave COMMIT and ROLLBACK out of the block",
-            )
+        run(operations, off)
+        with _commits_refused(connection):
+            yield
+        run(operations, on)
+        run(operations, [_RELEASE], alone=True)
+    except BaseException as error:
+        if _listens(connection) and not _undone(connection):
+            _force(connection, table)
+            with refusals():
+                raise PlanError(
+                    f"the transaction was ended while row security was lifted from table `{table}`",
+                    hint="it is in force again; leave COMMIT and ROLLBACK out of the block",
+                ) from error
+        raise
 
 
-def _now(connection: Connection, table: QualifiedName) -> tuple[str, bool]:
-    """Which transaction this is, and whether row security binds the table's owner. Raises CommandError outside of a transaction."""
+def _is_forced(connection: Connection, table: QualifiedName) -> bool:
+    """Whether row security binds the table's owner. Raises CommandError outside of a transaction."""
     with refusals(), lent(connection) as driver:
         if driver.autocommit:
             raise PlanError(
                 "row security is lifted for a stretch of one transaction, and this connection has none",
                 hint="leave autocommit_block() and isolation_level=AUTOCOMMIT out of it",
             )
-        row = (
-            driver.cursor(row_factory=tuple_row)
+        return bool(
+            driver.cursor(row_factory=scalar_row)
             .execute(
-                "select pg_current_xact_id()::text, relforcerowsecurity from pg_class where oid = %s::regclass",
-                [ddl.text(ddl.qualified(table))],
+                "select relforcerowsecurity from pg_class where oid = %s::regclass", [ddl.text(ddl.qualified(table))]
             )
             .fetchone()
         )
-        assert row is not None
-        return row
 
 
-def _may_go_on(connection: Connection) -> bool:
-    """Whether the transaction takes a statement; one that has failed is undone as a whole."""
-    transaction = connection.get_transaction()
-    if connection.invalidated or (transaction is not None and not transaction.is_active):
+@contextmanager
+def _commits_refused(connection: Connection) -> Iterator[None]:
+    def refuse(_connection: Connection) -> None:  # one for each block: SQLAlchemy would take the same one for one
+        with refusals():
+            raise PlanError(
+                "a commit while row security is lifted would leave it so",
+                hint="end the block `with op.rls_suspended(…)` first; autocommit_block() commits too",
+            )
+
+    event.listen(connection, "commit", refuse)
+    try:
+        yield
+    finally:
+        event.remove(connection, "commit", refuse)
+
+
+def _listens(connection: Connection) -> bool:
+    """Whether the server takes another statement; what it was told before a connection was lost, it undoes by itself."""
+    if connection.invalidated:
         return False
     with lent(connection) as driver:
-        return driver.pgconn.transaction_status not in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN)
+        known = (TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
+        return driver.pgconn.transaction_status in known
 
 
-def _refuse_commit(_connection: Connection) -> None:
-    with refusals():
-        raise PlanError(
-            "a commit while row security is lifted would leave it so",
-            hint="end the block `with op.rls_suspended(…)` first; autocommit_block() commits too",
-        )
+def _undone(connection: Connection) -> bool:
+    """Go back to where the block began; not where the transaction is another one by now."""
+    with lent(connection) as driver:
+        try:
+            driver.execute(_GO_BACK)
+            driver.execute(_RELEASE)
+        except InvalidSavepointSpecification:
+            return False
+        return True
+
+
+def _force(connection: Connection, table: QualifiedName) -> None:
+    """Bind the owner again, and commit: the migration is about to fail, and would take it back."""
+    with lent(connection) as driver:
+        driver.rollback()
+        driver.execute(ddl.force(RowSecurity(table=table)))
+        driver.commit()

@@ -206,8 +206,9 @@ def _comes_back(column: Column[Any]) -> bool:
 
 
 def _close(attribute: ColumnProperty[Any], mapper: Mapper[Any]) -> None:
-    """Load the attribute never: not with a row, not in a subquery, not when it is read, which is an error."""
+    """Load the attribute never: not with a row, not in a subquery, not with its group, not when it is read, which is an error."""
     attribute.deferred = attribute.raiseload = True
+    attribute.group = None
     attribute._renders_in_subqueries = False  # type: ignore[attr-defined]
     attribute.strategy_key = (("deferred", True), ("instrument", attribute.instrument), ("raiseload", True))
     attribute.strategy = attribute._get_strategy(attribute.strategy_key)

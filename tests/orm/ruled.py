@@ -40,7 +40,10 @@ class Note(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     todo_id: Mapped[int] = mapped_column(ForeignKey(Todo.id))
     text: Mapped[str | None]
-    score: Mapped[str | None] = mapped_column(server_default="7", info=column_rules(allow.same().to("delete")))
+    score: Mapped[str | None] = mapped_column(
+        server_default="7", deferred=True, deferred_group="more", info=column_rules(allow.same().to("delete"))
+    )
+    link: Mapped[str | None] = mapped_column(deferred=True, deferred_group="more")
     todo: Mapped[Todo] = relationship(back_populates="notes")
 
 

@@ -23,6 +23,7 @@ from sqlalchemy.orm import (
     sessionmaker,
     subqueryload,
     undefer,
+    undefer_group,
 )
 
 from rlskit import Identity, Rules, TableDenied, TableRules, allow, plan
@@ -302,6 +303,16 @@ def test_whoever_asks_for_it_by_name_is_refused_by_the_database(alices: Session,
         alices.scalars(select(Todo).options(undefer(Todo.secret))).all()
 
     assert getattr(caught.value.orig, "sqlstate", None) == "42501"
+
+
+def test_what_is_loaded_as_a_group_leaves_out_what_nobody_may_read(alices: Session, todo: Todo) -> None:
+    alices.add(Note(todo=todo, link="there"))
+    alices.commit()
+
+    note = select(Note).where(Note.link == "there")
+    assert alices.scalars(note).one().link == "there"
+    alices.expunge_all()
+    assert alices.scalars(note.options(undefer_group("more"))).one().link == "there"
 
 
 def test_the_columns_that_may_be_read_are_there_to_select(alices: Session, todo: Todo, rules: Rules) -> None:

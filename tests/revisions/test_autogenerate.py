@@ -410,6 +410,19 @@ def test_a_default_of_the_models_gives_way_to_that_of_the_rules(project: Project
     assert perform(project.database, ALICE, "select owner from todo") == [("a1f0::alice",)]
 
 
+def test_a_new_table_without_rules_is_told(project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    todo(project.metadata)
+    Table("forgotten", project.metadata, Column("id", Integer, primary_key=True))
+    project.rule(TableRules("todo", allow.owner()))
+
+    project.autogenerate()
+
+    told = [each.getMessage() for each in caplog.records if "no rule names" in each.getMessage()]
+    assert told == [
+        "public.forgotten: no rule names this new table, and whoever has privileges on it will reach every row"
+    ]
+
+
 def test_several_schemas(project: Project) -> None:
     project.database.execute("create schema app")
     todo(project.metadata, schema="app")
@@ -462,7 +475,9 @@ def test_tables_that_env_py_leaves_out_are_left_alone(project: Project) -> None:
     assert "todo" in by_object
 
 
-def test_tables_that_env_py_leaves_out_by_name_are_left_alone(project: Project) -> None:
+def test_tables_that_env_py_leaves_out_by_name_are_left_alone(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     todo(project.metadata)
     project.rule(TableRules("todo", allow.owner()))
     project.options = {"include_name": lambda name, type_, parents: not (type_ == "table" and name == "todo")}
@@ -470,6 +485,7 @@ def test_tables_that_env_py_leaves_out_by_name_are_left_alone(project: Project) 
     project.database.execute("create table todo (id int)")
 
     assert calls(project.autogenerate()) == ["install_rlskit"]
+    assert "public.todo: env.py leaves the table out" in caplog.text
 
 
 def test_batches_are_alembics_own_affair(project: Project) -> None:

@@ -64,13 +64,13 @@ def test_the_sql_that_is_printed_makes_the_same_database(ruled: Project) -> None
         assert conn.execute("select to_regclass('todo'), to_regnamespace('rlskit')").fetchone() == (None, None)
 
 
-def test_percent_signs_and_colons_stay_as_they_are(project: Project) -> None:
-    """A claim may be called so; Alembic's own text would double the one and take the other for a parameter."""
+def test_percent_signs_colons_and_tabs_stay_as_they_are(project: Project) -> None:
+    """A claim may be called so; Alembic's own text would double the one, take the other for a parameter, and make spaces of a tab."""
     Table("todo", project.metadata, Column("id", Integer, primary_key=True))
-    project.rule(TableRules("todo", allow.owner().identity_claim("custom:100% %(x)s :y")))
+    project.rule(TableRules("todo", allow.owner().identity_claim("custom:100% %(x)s :y\t")))
     project.autogenerate()
 
-    assert "'custom:100% %(x)s :y'" in project.sql("head")
+    assert "'custom:100% %(x)s :y\t'" in project.sql("head")
     project.upgrade()
     assert project.compare().conforms
     assert "op.alter_policy" not in project.autogenerate()
@@ -321,10 +321,15 @@ def test_an_error_that_is_caught_outside_does_not_leave_it_lifted(ruled: Project
 
 @pytest.mark.parametrize(
     "ending",
-    ["with op.get_context().autocommit_block():\n            pass", "op.get_bind().get_transaction().commit()"],
-    ids=["autocommit_block", "commit"],
+    [
+        "with op.get_context().autocommit_block():\n            pass",
+        "op.get_bind().get_transaction().commit()",
+        "with op.rls_suspended('note'):\n            pass\n        op.get_bind().get_transaction().commit()",
+    ],
+    ids=["autocommit_block", "commit", "after another table's"],
 )
 def test_a_commit_inside_is_refused(ruled: Project, ending: str) -> None:
+    ruled.database.execute("create table note (id int)", "alter table note force row level security")
     ruled.write(f"with op.rls_suspended('todo'):\n        {ending}")
 
     with pytest.raises(CommandError, match="a commit while row security is lifted would leave it so"):
@@ -338,6 +343,70 @@ def test_a_commit_past_sqlalchemy_is_noticed_and_mended(ruled: Project) -> None:
 
     with pytest.raises(CommandError, match="the transaction was ended while row security was lifted"):
         ruled.upgrade()
+
+    assert ruled.database.rows(FORCED) == [(True,)]
+
+
+def test_two_tables_at_once(ruled: Project) -> None:
+    ruled.database.execute("create table note (id int)", "alter table note force row level security")
+    ruled.write(
+        "with op.rls_suspended('todo'), op.rls_suspended('note'):\n        op.execute(\"update todo set content = upper(content)\")"
+    )
+
+    ruled.upgrade()
+
+    assert ruled.database.rows("select content from todo") == [("MILK",)]
+    assert ruled.database.rows("select relforcerowsecurity from pg_class where relname in ('todo', 'note')") == [
+        (True,),
+        (True,),
+    ]
+
+
+def test_a_savepoint_from_inside_is_not_gone_back_to(ruled: Project) -> None:
+    """There row security would still be lifted, and the migration would commit it."""
+    ruled.write(
+        """bind = op.get_bind()
+    try:
+        with op.rls_suspended('todo'):
+            inside = bind.begin_nested()
+            op.execute('select 1 / 0')
+    except Exception:
+        inside.rollback()"""
+    )
+
+    with pytest.raises(DBAPIError, match=r"savepoint .* does not exist"):
+        ruled.upgrade()
+
+    assert ruled.database.rows(FORCED) == [(True,)]
+
+
+def test_what_is_deferred_has_to_be_settled_first(ruled: Project) -> None:
+    ruled.database.execute(
+        "alter table todo add column after int references todo (id) deferrable initially deferred",
+    )
+    writing = "with op.rls_suspended('todo'):\n        op.execute('update todo set after = id')"
+    ruled.write(writing)
+
+    with pytest.raises(CommandError, match=r"pending trigger events\nhint: .*set constraints all immediate"):
+        ruled.upgrade()
+
+    path = next(path for path in (ruled.folder / "versions").glob("*.py") if writing in path.read_text())
+    path.write_text(
+        path.read_text().replace(writing, f"{writing}\n        op.execute('set constraints all immediate')")
+    )
+    ruled.upgrade()
+    assert ruled.database.rows("select id = after from todo") == [(True,)]
+
+
+def test_directives_are_refused_without_a_transaction(project: Project) -> None:
+    """Before anything is changed: half of them would stay."""
+    project.write("op.install_rlskit('0001')")
+    project.engine = project.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    with pytest.raises(CommandError, match="run in a transaction, and this connection has none"):
+        project.upgrade()
+
+    assert project.database.rows("select to_regnamespace('rlskit')") == [(None,)]
 
 
 def test_outside_of_a_transaction_it_is_refused(ruled: Project) -> None:
