@@ -455,7 +455,10 @@ def test_a_migrator_whose_tables_are_not_in_public(project: Project) -> None:
     assert project.compare().conforms
     assert calls(project.autogenerate()) == []
     project.upgrade()
-    with pytest.raises(CommandError, match=r"table `public\.todo` does not exist"):
+    with pytest.raises(
+        CommandError,
+        match=r"`todo` is `app\.todo` by the search_path of this login, and the rules are for `public\.todo`",
+    ):
         project.rule(TableRules("todo", allow.owner()))
         project.autogenerate()
 
