@@ -208,11 +208,10 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
     for column in access.owner_columns:
         rule = next(str(rule) for rule in _all_rules(access) if rule.column == column.name)
         objects.append(Column(table=table, name=column.name, type=column.type + "[]" * column.many, why=rule))
-        check = fitted(f"rlskit_{column.name}_check")
         objects.append(
             Check(
                 table=table,
-                name=check,
+                name=owner_check(column.name),
                 expression=WellFormed(column),
                 column=column.name,
                 why="an empty name would be nobody's",
@@ -249,6 +248,11 @@ def _ruled(access: Access, role: str) -> list[TableObject]:
             )
         )
     return objects
+
+
+def owner_check(column: str) -> str:
+    """The name of the check that keeps names which would be nobody's out of an owner column."""
+    return fitted(f"rlskit_{column}_check")
 
 
 def _guards(access: Access) -> Iterator[Trigger]:

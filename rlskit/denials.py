@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from psycopg.errors import Diagnostic, InsufficientPrivilege
 from psycopg.pq import DiagnosticField
@@ -118,7 +118,14 @@ class Counted(Protocol):
         """How many rows; negative where that is not known."""
 
 
-Result = TypeVar("Result", bound=Counted)
+class Fetchable(Protocol):
+    """What a session of SQLAlchemy 2.1 says that it returns: whether it knows the number, its type does not tell."""
+
+    def fetchall(self) -> Sequence[Any]:
+        """The rows."""
+
+
+Result = TypeVar("Result", bound=Counted | Fetchable)
 
 
 def expect_row(result: Result) -> Result:
@@ -127,9 +134,10 @@ def expect_row(result: Result) -> Result:
     Raises NotVisible where there was none: then the row is not there, or the caller may not reach it. Raises TypeError where the number
     of rows is not known, as for a server-side cursor, and for what the ORM selects.
     """
-    if getattr(result, "rowcount", -1) < 0:
+    count = getattr(result, "rowcount", -1)
+    if count < 0:
         raise TypeError(f"`{type(result).__name__}` does not know how many rows there are")
-    if result.rowcount == 0:
+    if count == 0:
         raise NotVisible
     return result
 

@@ -10,11 +10,12 @@ _CONFIGURE = ("context.configure", "alembic.context.configure")
 _END_OF_LINE = re.compile(rb"[ \t]*(#[^\r\n]*)?[\r\n]*")
 
 
-def splice(source: bytes, binding: Callable[[str], Iterable[str]]) -> bytes:
+def splice(source: bytes, binding: Callable[[str], Iterable[str]], metadata: str | None = None) -> bytes:
     """The text of an env.py that gives Alembic the rules, all else untouched; as it is where it gives them already.
 
-    ``binding`` gives the lines that bind the rules to a name, for a name that is free there. Raises SyntaxError or ValueError for a text that is not
-    as Alembic's templates have it: without a ``context.configure(name=…)``, for one.
+    ``binding`` gives the lines that bind the rules to a name, for a name that is free there. ``metadata``, such as ``Base.metadata``, takes the place of
+    the None that the templates have for it. Raises SyntaxError or ValueError for a text that is not as Alembic's templates have it: without a
+    ``context.configure(name=…)``, for one.
     """
     tree = ast.parse(source.decode())
     calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call) and ast.unparse(each.func) in _CONFIGURE]
@@ -27,7 +28,7 @@ def splice(source: bytes, binding: Callable[[str], Iterable[str]]) -> bytes:
     taken = {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}
     taken |= {alias.asname or alias.name for each in imports for alias in each.names}
     name = next(each for each in ("rules", "rls_rules", "") if each not in taken)
-    if not name or not imports:
+    if not name or not imports or (metadata and metadata.partition(".")[0] in taken):
         raise ValueError
     lines = source.splitlines(keepends=True)
     newline = b"\r\n" if lines[0].endswith(b"\r\n") else b"\n"
@@ -37,6 +38,10 @@ def splice(source: bytes, binding: Callable[[str], Iterable[str]]) -> bytes:
         raise ValueError
     added = b"".join(each.encode() + newline for each in binding(name))
     insertions.append((last.end_lineno or 0, 0, added))
+    if metadata:
+        for none in _missing_metadata(tree):
+            line, column = none.lineno - 1, none.col_offset
+            lines[line] = lines[line][:column] + metadata.encode() + lines[line][none.end_col_offset or 0 :]
     for line, column, text in sorted(insertions, reverse=True):
         if line == len(lines):
             lines.append(b"")
@@ -44,6 +49,15 @@ def splice(source: bytes, binding: Callable[[str], Iterable[str]]) -> bytes:
     changed = b"".join(lines)
     compile(changed, "env.py", "exec", dont_inherit=True)
     return changed
+
+
+def _missing_metadata(tree: ast.Module) -> list[ast.expr]:
+    """The None of ``target_metadata = None``."""
+    return [
+        each.value
+        for each in tree.body
+        if isinstance(each, ast.Assign) and ast.unparse(each) == "target_metadata = None"
+    ]
 
 
 def _argument(lines: list[bytes], last: ast.keyword, text: bytes, newline: bytes) -> tuple[int, int, bytes]:

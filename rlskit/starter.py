@@ -18,7 +18,7 @@ from rlskit import catalog, runtime, splicer
 from rlskit.errors import PlanError, StalePlanError
 from rlskit.names import QualifiedName
 from rlskit.rules import Rules
-from rlskit.surveyor import Environment, Model, Project
+from rlskit.surveyor import Environment, Model, Name, Project
 from rlskit.words import counted
 
 RULES_FILE = "rlskit.toml"
@@ -109,7 +109,7 @@ def start(project: Project, *, role: str, known: Sequence[Table] = ()) -> Start:
     new, rules = None, project.rules
     if rules is None:
         new, rules = _beside_models(project, role) if project.base else _rule_file(project, role, known)
-    edit, notes = _env(project.environment, project, rules) if project.environment else (None, [])
+    edit, notes = _env(project.environment, project, rules, made=new is not None) if project.environment else (None, [])
     return Start(
         found=tuple(_found(project, known)),
         new=new,
@@ -188,7 +188,8 @@ def _beside_models(project: Project, role: str) -> tuple[Change, str]:
     module = ".".join([*shared, name])
     modules = sorted({each.place.module for each in project.models} - {project.base.module})
     imports = [f"import {each}  # noqa: F401 - so that its models are known" for each in modules]
-    imports += [f"from {project.base.module} import {project.base.name}", "from rlskit.sqlalchemy import rules_from"]
+    imports = ["from rlskit.sqlalchemy import rules_from", "", *imports]
+    imports.append(f"from {project.base.module} import {project.base.name}")
     text = _MODULE.format(
         rules=f"{module}:rules",
         imports="\n".join(imports),
@@ -266,8 +267,8 @@ def _toml(text: str) -> str:
 # --- alembic -----------------------------------------------------------------------------------------------
 
 
-def _env(environment: Environment, project: Project, rules: str) -> tuple[Change | None, list[str]]:
-    """The change of env.py where one is needed, and what is to be done by hand."""
+def _env(environment: Environment, project: Project, rules: str, *, made: bool) -> tuple[Change | None, list[str]]:
+    """The change of env.py where one is needed, and what is to be done by hand. ``made``: the rules are, and so import every model."""
     env = environment.env
     needed = f"`import rlskit.alembic`, and `rls_rules=…` with the rules of {rules} in each context.configure(…)"
     if env is None or not env.is_relative_to(project.root):
@@ -275,16 +276,23 @@ def _env(environment: Environment, project: Project, rules: str) -> tuple[Change
         return None, [f"{environment.config.name} {where}; it needs {needed}"]
     place = env.relative_to(project.root)
     before = env.read_bytes()
+    base = project.base if re.search(rb"^target_metadata = None", before, re.MULTILINE) else None
+    # Where nothing imports the models, autogenerate would drop their tables: then it is for people.
+    known = base is not None and (made or {each.place.module for each in project.models} == {base.module})
     try:
-        after = splicer.splice(before, lambda name: _binding(place, rules, name))
+        after = splicer.splice(
+            before,
+            lambda name: _binding(place, rules, name, base if known else None),
+            metadata=f"{base.name}.metadata" if base is not None and known else None,
+        )
     except (SyntaxError, ValueError):
         return None, [
             f"{place.as_posix()} is not what Alembic's templates are like, and is left alone; it needs {needed}"
         ]
     notes = []
-    if re.search(rb"^target_metadata = None", before, re.MULTILINE) and project.base:
+    if base is not None and re.search(rb"^target_metadata = None", after, re.MULTILINE):
         notes.append(
-            f"{place.as_posix()}: target_metadata is None; autogenerate compares models with {project.base.name}.metadata"
+            f"{place.as_posix()}: target_metadata is None; autogenerate compares models with {base.name}.metadata"
         )
     if b"engine_name" in before:
         notes.append(
@@ -293,12 +301,14 @@ def _env(environment: Environment, project: Project, rules: str) -> tuple[Change
     return (Change(env, place.as_posix(), before, after) if after != before else None), notes
 
 
-def _binding(place: Path, rules: str, name: str) -> Iterator[str]:
+def _binding(place: Path, rules: str, name: str, base: Name | None) -> Iterator[str]:
     module, colon, attribute = rules.partition(":")
+    models = [f"from {base.module} import {base.name}"] if base else []
     yield ""
     if colon:
         yield "import rlskit.alembic  # noqa: F401 - Alembic knows row security by it"
         yield f"from {module} import {attribute}{'' if attribute == name else f' as {name}'}"
+        yield from models
         return
-    yield from ("from pathlib import Path", "", "import rlskit.alembic", "")
+    yield from ("from pathlib import Path", "", "import rlskit.alembic", *models, "")
     yield f'{name} = rlskit.load(Path(__file__).parents[{len(place.parts) - 1}] / "{rules}")'

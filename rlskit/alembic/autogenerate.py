@@ -14,19 +14,19 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
 from alembic.util import DispatchPriority, PriorityDispatchResult
 
-from rlskit import compiler, planner, runtime, state
+from rlskit import compiler, planner
 from rlskit.alembic.composer import compose
 from rlskit.alembic.foresight import Foresight, Places, foresee, places
+from rlskit.alembic.sparing import spare
 from rlskit.alembic.statements import lent, refusals
 from rlskit.errors import RuleError
 from rlskit.facts import Database
 from rlskit.names import QualifiedName
 from rlskit.planner import Plan
 from rlskit.rules import Rules
-from rlskit.state import Index, State
-from rlskit.steps import is_callers_name
 
-_log = logging.getLogger(__name__)
+# A name below Alembic's: the `fileConfig` of its env.py switches every logger off that alembic.ini does not name.
+_log = logging.getLogger("alembic.autogenerate.rlskit")
 
 
 @comparators.dispatch_for("autogenerate", priority=DispatchPriority.LAST)
@@ -65,7 +65,7 @@ def _compare(context: AutogenContext, upgrade_ops: ops.UpgradeOps, rules: Rules)
         _check_places(context, rules, where)
 
         def after_alembic(database: Database) -> Database:
-            _spare(upgrade_ops, database, wanted, where)
+            spare(upgrade_ops, database, wanted, where)
             seen.append(foresee(connection, driver, database, upgrade_ops.ops, where))
             return seen[-1].database
 
@@ -117,56 +117,3 @@ def _is_included(context: AutogenContext, name: QualifiedName, where: Places) ->
     return context.run_name_filters(name.name, "table", {"schema_name": schema}) and all(
         context.run_object_filters(table, table.name, "table", False, None) for table in found
     )
-
-
-def _spare(upgrade_ops: ops.UpgradeOps, database: Database, wanted: State, places: Places) -> None:
-    """Take out what Alembic would undo of the rules, because the models do not mention it."""
-    named = {(each.table, each.name) for each in wanted.objects if isinstance(each, state.Column) and each.type}
-    defaults = {(each.table, each.column) for each in wanted.objects if isinstance(each, state.Default)}
-    defaults |= {
-        (each.table, each.column)
-        for each in database.state.objects
-        if isinstance(each, state.Default) and is_callers_name(each)
-    }
-    indexes = {(each.table, each.name) for each in database.state.objects if isinstance(each, Index)}
-    indexes |= {
-        (table, index.name)
-        for table, facts in database.tables.items()
-        for index in facts.indexes
-        if any((parent, index.parent) in indexes for parent in facts.ancestors)
-    }
-    checks = {(each.table, each.name) for each in database.state.objects if isinstance(each, state.Check)}
-
-    def where(
-        operation: ops.DropTableOp | ops.DropColumnOp | ops.DropConstraintOp | ops.AlterColumnOp | ops.DropIndexOp,
-    ) -> QualifiedName:
-        return places.of(operation.table_name or "", operation.schema)
-
-    def spared(operation: ops.MigrateOperation) -> bool:
-        """Whether it is to be left out; where only a part of it is, that part goes."""
-        match operation:
-            case ops.ModifyTableOps():
-                operation.ops[:] = [each for each in operation.ops if not spared(each)]
-                return not operation.ops
-            case ops.DropTableOp():
-                return operation.schema == runtime.SCHEMA
-            case ops.DropColumnOp():
-                return (where(operation), operation.column_name) in named
-            case ops.DropIndexOp():
-                return (where(operation), operation.index_name) in indexes
-            case ops.DropConstraintOp():
-                return (where(operation), operation.constraint_name) in checks
-            case ops.AlterColumnOp() if (where(operation), operation.column_name) in defaults:
-                operation.modify_server_default = False
-                return not operation.has_changes()
-        return False
-
-    def without_checks(operation: ops.MigrateOperation) -> ops.MigrateOperation:
-        """On the way back a table is made without the checks: they come after it, with their marks."""
-        if not isinstance(operation, ops.DropTableOp):
-            return operation
-        table = operation.to_table()
-        table.constraints -= {each for each in table.constraints if (where(operation), each.name) in checks}
-        return ops.DropTableOp.from_table(table)
-
-    upgrade_ops.ops[:] = [without_checks(each) for each in upgrade_ops.ops if not spared(each)]

@@ -281,6 +281,38 @@ def test_a_table_that_is_left_alone_is_opened(project: Project) -> None:
         assert snapshot(conn, rules) == before
 
 
+def test_an_owner_column_that_neither_rules_nor_models_name_any_more_does_not_go_unnoticed(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    todo(project.metadata)
+    project.rule(TableRules("todo", allow.owner()))
+    project.autogenerate()
+    project.upgrade()
+    caplog.clear()
+    project.rule(TableRules("todo", Unmanaged(reason="an archive now")))
+
+    assert "op.drop_column('todo', 'owner')" in project.autogenerate()
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert warning.startswith("public.todo: column `owner` goes with the owners that it names")
+
+
+def test_a_default_that_the_database_gives_to_an_owner_column_is_not_in_the_revision(project: Project) -> None:
+    """It is in `op.set_default`; another column's is the application's to say."""
+    owner, other = (Column(name, Text, server_default=FetchedValue()) for name in ("owner", "other"))
+    table = todo(project.metadata, owner, other)
+    project.rule(TableRules("todo", allow.owner()))
+    created = project.autogenerate()
+    project.upgrade()
+    table.append_column(Column("readers", ARRAY(Text), server_default=FetchedValue()))
+    project.rule(TableRules("todo", allow.owner(), allow.owners_defined_in("readers").to("read")))
+    added = project.autogenerate()
+    project.upgrade()
+
+    assert re.findall(r"sa\.Column\('(\w+)'.*FetchedValue", created + added) == ["other"]
+    assert isinstance(table.c.owner.server_default, FetchedValue)  # the model's own is left alone
+    project.check()
+
+
 def test_a_change_of_role_takes_everything_from_the_former_one(project: Project) -> None:
     todo(project.metadata)
     rules = project.rule(TableRules("todo", allow.owner(), columns={"owner": allow.same().to("read", "delete")}))

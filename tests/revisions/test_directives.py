@@ -481,6 +481,20 @@ def test_op_is_alembics_with_more_in_it() -> None:
         op.nothing_of_the_kind  # noqa: B018
 
 
+def test_what_autogenerate_says_is_heard_under_alembics_own_configuration_of_logging() -> None:
+    """Its `fileConfig` switches off what alembic.ini does not name, and comes after the imports."""
+    script = (
+        "import sys, logging.config, rlskit.alembic\n"
+        "from rlskit.alembic import autogenerate\n"
+        "logging.config.fileConfig(sys.argv[1])\n"
+        "print(autogenerate._log.isEnabledFor(logging.INFO))"
+    )
+    ini = Path(rlskit.__file__).parents[1] / "examples" / "todo_sqlalchemy" / "alembic.ini"
+    shown = subprocess.run([sys.executable, "-c", script, ini], capture_output=True, text=True, check=True)
+
+    assert shown.stdout == "True\n"
+
+
 def test_importing_alembic_does_not_import_rlskit() -> None:
     script = "import sys, alembic.command; print([name for name in sys.modules if name.startswith('rlskit')])"
 

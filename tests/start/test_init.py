@@ -154,9 +154,9 @@ def test_the_start_names_the_models_and_imports_what_they_stand_in(project: Path
     body = [ast.unparse(each) for each in ast.parse(text).body[1:]]
 
     assert body == [
+        "from rlskit.sqlalchemy import rules_from",
         "import app.models.todo",
         "from app.models.base import Base",
-        "from rlskit.sqlalchemy import rules_from",
         "rules = rules_from(Base, role='shop', require_all=False)",
     ]
     assert "#     class Todo(…):  # in app.models.todo\n#         __rls__ = allow.owner()\n" in text
@@ -273,7 +273,30 @@ def test_each_of_alembics_templates_is_given_the_rules(template: str, project: P
     assert "from app.access import rules" in text
     assert [
         each for each in before if each not in text.splitlines() and "target_metadata=target_metadata" not in each
-    ] == []
+    ] == (["target_metadata = None"] if template != "multidb" else [])
+
+
+def test_autogenerate_gets_the_models_where_something_imports_them_all(project: Path) -> None:
+    env = with_alembic(project)
+    shown = init(project, "--yes").stdout
+
+    assert "\nfrom app.models.base import Base\n" in env.read_text()
+    assert "\ntarget_metadata = Base.metadata\n" in env.read_text()
+    assert "note:" not in shown
+
+
+@pytest.mark.parametrize("rules", ['role = "app_user"', None], ids=["a rule file", "rules in Python"])
+def test_autogenerate_does_not_get_models_that_nothing_may_have_imported(rules: str | None, project: Path) -> None:
+    """It would drop their tables."""
+    env = with_alembic(project)
+    if rules is None:
+        write(project, app__access="from rlskit import Rules\nrules = Rules(role='app_user')\n")
+    else:
+        (project / "rlskit.toml").write_text(rules)
+    shown = init(project, "--yes").stdout
+
+    assert "\ntarget_metadata = None\n" in env.read_text()
+    assert "migrations/env.py: target_metadata is None; autogenerate compares models with Base.metadata" in shown
 
 
 @pytest.mark.parametrize("template", ["generic", "pyproject"])
@@ -342,6 +365,16 @@ def test_all_else_stays_as_it_is_written(before: str, after: str) -> None:
 
 def test_a_name_that_is_taken_is_not_taken_again() -> None:
     assert "rls_rules=rls_rules" in spliced("from alembic import context\nrules = []\ncontext.configure(url=1)\n")
+
+
+def test_the_models_take_the_place_of_none_and_of_nothing_else() -> None:
+    head = "from alembic import context\n# target_metadata = None\n"
+    text = f"{head}target_metadata = None  # ü\nother = None\ncontext.configure(url=1)\n"
+    after = splicer.splice(text.encode(), lambda name: [], metadata="Base.metadata").decode()
+
+    assert after == text.replace("None  # ü", "Base.metadata  # ü").replace("url=1", "url=1, rls_rules=rules")
+    with pytest.raises(ValueError, match=r"^$"):
+        splicer.splice(f"{text}Base = 1\n".encode(), lambda name: [], metadata="Base.metadata")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from sqlalchemy import Column, Engine, MetaData, Table
+from sqlalchemy import Column, Engine, MetaData, Table, update
 from sqlalchemy import Connection as AlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncConnection as AsyncAlchemyConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_scoped_session, async_sessionmaker
@@ -364,6 +364,11 @@ def somebody_asks_through_sqlalchemy(
     set_identity(registry, alice, actor=alice, role="app_user")
     set_nobody(session)
     set_nobody(conn, role="app_user")
+
+
+def a_row_is_expected(session: Session, conn: AlchemyConnection) -> None:
+    rlskit.expect_row(session.execute(update(Article).values(title="milk")))
+    rlskit.expect_row(conn.execute(update(Article).values(title="milk")))
 
 
 async def somebody_asks_asynchronously(

@@ -78,6 +78,7 @@ ORDER = [
     "alembic.execution",
     "alembic.rendering",
     "alembic.foresight",
+    "alembic.sparing",
     "alembic.composer",
     "alembic.autogenerate",
     "alembic",
