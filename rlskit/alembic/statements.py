@@ -171,4 +171,7 @@ def lent(connection: SqlConnection) -> Iterator[Connection[Any]]:
 
 _AS_OWNER = "run migrations as the owner of the table, or as a member of it"
 _SETTLE = 'what is deferred waits for the table: op.execute("set constraints all immediate") first, after the data'
-_INSTALL = "op.install_rlskit(…) comes first: autogenerate writes it; or let a DBA run `rlskit install`"
+_INSTALL = (
+    "op.install_rlskit(…) comes first: autogenerate writes it, and a branch beside that revision depends on it, "
+    "alembic revision --depends-on; or let a DBA run `rlskit install`"
+)

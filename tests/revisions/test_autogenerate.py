@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import produce_migrations
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
@@ -493,6 +495,56 @@ def test_a_migrator_whose_tables_are_not_in_public(project: Project) -> None:
     ):
         project.rule(TableRules("todo", allow.owner()))
         project.autogenerate()
+
+
+def test_rules_that_were_applied_before_leave_nothing_to_write(project: Project) -> None:
+    """An existing history, and `rlskit apply` beside it: both ways lead to the same database."""
+    todo(project.metadata)
+    project.autogenerate("tables")
+    project.upgrade()
+    project.rule(TableRules("todo", allow.owner()))
+    with project.database.connect_as_owner() as conn:
+        assert project.rules is not None
+        rlskit.plan(conn, project.rules).apply(conn)
+
+    assert calls(project.autogenerate()) == []
+
+
+def test_branches_that_are_merged(project: Project) -> None:
+    """Each branch has rules of its own; what they are together, the database is asked. The one rests on the schema that the other installs, and says so."""
+    todo(project.metadata)
+    Table("article", project.metadata, Column("id", Integer, primary_key=True))
+    project.autogenerate("tables")
+    project.upgrade()
+    base = _current(project)
+    project.rule(TableRules("todo", allow.owner()))
+    project.autogenerate("one branch")
+    project.upgrade()
+    first = _current(project)
+    both = project.rule(TableRules("todo", allow.owner()), TableRules("article", allow.owners_defined_in("editors")))
+    made: Any = command.revision(
+        project.config, "another", head=base, splice=True, branch_label="articles", depends_on=first
+    )
+    project.upgrade("heads")
+    made = command.revision(project.config, "another's rules", head="articles@head", autogenerate=True)
+    assert "todo" not in Path(made.path).read_text(encoding="utf-8").partition("def upgrade")[2]
+    project.upgrade("heads")
+    assert project.compare().conforms
+    command.merge(project.config, [first, made.revision], message="together")
+    project.upgrade()
+    project.check()
+
+    project.downgrade(base)
+
+    with project.database.connect() as conn:
+        assert [key for key in snapshot(conn, both) if isinstance(key, tuple) and key[0] == "policy"] == []
+    project.upgrade()
+    project.check()
+
+
+def _current(project: Project) -> str:
+    (row,) = project.database.rows("select version_num from alembic_version")
+    return str(row[0])
 
 
 def test_tables_that_env_py_leaves_out_are_left_alone(project: Project) -> None:
