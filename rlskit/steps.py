@@ -398,7 +398,9 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         case RowSecurity():
             if not some.enabled:
                 return "disable row level security"
-            return f"{'force' if isinstance(before, RowSecurity) and before.enabled else 'enable'} row level security"
+            if isinstance(before, RowSecurity) and before.enabled:
+                return "force row level security"
+            return f"enable {'and force ' if some.forced else ''}row level security"
         case Default():
             return (
                 f"drop the default of {some.column}"
