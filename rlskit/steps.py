@@ -396,11 +396,11 @@ def _sentence(before: TableObject | None, after: TableObject | None) -> str:
         case Column():
             return f"{verb} column {some.name} {some.type}"
         case RowSecurity():
-            if not some.enabled:
+            if after is None or not some.enabled:
                 return "disable row level security"
-            if isinstance(before, RowSecurity) and before.enabled:
-                return "force row level security"
-            return f"enable {'and force ' if some.forced else ''}row level security"
+            there = before if isinstance(before, RowSecurity) else replace(some, enabled=False, forced=False)
+            done = [*(["enable"] if not there.enabled else []), *(["force"] if some.forced > there.forced else [])]
+            return f"{' and '.join(done)} row level security"
         case Default():
             return (
                 f"drop the default of {some.column}"
