@@ -122,6 +122,15 @@ class Database:
             return conn.execute(query, parameters).fetchall()
 
 
+def assert_nobody_is_left(database: Database) -> None:
+    """Fail unless every connection to the database is closed, in a moment: a server process ends a little after its client."""
+    others = "select from pg_stat_activity where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()"
+    deadline = time.monotonic() + 10
+    while database.rows(others):
+        assert time.monotonic() < deadline, "a connection was left open"
+        time.sleep(0.02)
+
+
 def perform(database: Database, who: Identity, *statements: str, parameters: Sequence[object] | None = None) -> Any:
     """As the application's login, in one transaction of ``who``; what the last statement returned, or how many rows it touched."""
     with database.connect_as_app() as conn, as_user(conn, who):

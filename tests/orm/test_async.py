@@ -28,7 +28,7 @@ from rlskit.sqlalchemy import guard, set_identity, set_nobody
 from tests.orm.model import ASKING, CONTENTS, IDS, TABLES, Todo, async_engine_of, contents, fill, mine
 from tests.orm.test_guard import LEFT
 from tests.session.test_as_user import round_trips
-from tests.support import ALICE, BOB, CAROL, Database, full
+from tests.support import ALICE, BOB, CAROL, Database, assert_nobody_is_left, full
 
 Scenario = Callable[[AsyncEngine], Awaitable[Any]]
 
@@ -273,7 +273,7 @@ def test_a_login_that_no_rule_binds_is_refused(guarded: bool, todo: Database) ->
 
     for dsn in (todo.superuser_dsn, todo.owner_dsn):
         run(dsn, scenario, guarded=guarded)
-    assert todo.rows("select count(*) from pg_stat_activity where datname = current_database()") == [(1,)]
+    assert_nobody_is_left(todo)
 
 
 def test_a_key_that_is_retired_and_comes_back(database: Database) -> None:

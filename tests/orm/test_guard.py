@@ -37,7 +37,7 @@ from rlskit.errors import (
 )
 from rlskit.sqlalchemy import guard, set_identity, set_nobody
 from tests.orm.model import IDS, TABLES, Todo, asking, contents, engine_of, fill, mine
-from tests.support import ALICE, BOB, Database, Server, fresh_database, full
+from tests.support import ALICE, BOB, Database, Server, assert_nobody_is_left, fresh_database, full
 
 
 def session_of(engine: Engine, who: Identity) -> Session:
@@ -70,7 +70,7 @@ def test_a_login_that_no_rule_binds_is_refused(login: str, guarded: bool, todo: 
     gc.collect()  # a connection that was left open would warn
     engine.dispose()
 
-    assert todo.rows("select count(*) from pg_stat_activity where datname = current_database()") == [(1,)]
+    assert_nobody_is_left(todo)
 
 
 def test_a_role_with_bypassrls_is_refused(todo: Database) -> None:
