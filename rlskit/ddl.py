@@ -288,6 +288,13 @@ def create(wanted: TableObject) -> Statements:
     raise AssertionError(wanted)
 
 
+def change(before: TableObject | None, after: TableObject | None) -> Statements:
+    """The statements that turn the one into the other; None on one side means that it is made, or taken away."""
+    if after is None:
+        return drop(before) if before is not None else []
+    return create(after) if before is None else alter(before, after)
+
+
 def alter(existing: TableObject, wanted: TableObject) -> Statements:
     """The statements that turn the one into the other; both have the same key."""
     table = qualified(wanted.table)

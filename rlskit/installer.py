@@ -49,16 +49,20 @@ def without_tables(rules: Rules) -> Rules:
     return Rules(role=rules.role, bypass_role=rules.bypass_role, schema=rules.schema)
 
 
-def uninstall(conn: Connection[Any]) -> None:
-    """Take the schema ``rlskit`` away. Raises PlanError, and changes nothing, while anything in the database rests on it."""
-    applier.check_idle(conn)
+def check_unused(conn: Connection[Any], way_out: str) -> None:
+    """Raise PlanError, with this hint, while a table of the database rests on the schema ``rlskit``."""
     with catalog.reading(conn):
         managed = sorted({each.table for each in catalog.read(conn, (), role="").state.objects if each.mark})
     if managed:
         raise PlanError(
-            f"the schema rlskit is in use by {counted(len(managed), 'table')}, first `{managed[0]}`",
-            hint="take the rules off first: rlskit uninstall --tables, which leaves the tables closed",
+            f"the schema rlskit is in use by {counted(len(managed), 'table')}, first `{managed[0]}`", hint=way_out
         )
+
+
+def uninstall(conn: Connection[Any]) -> None:
+    """Take the schema ``rlskit`` away. Raises PlanError, and changes nothing, while anything in the database rests on it."""
+    applier.check_idle(conn)
+    check_unused(conn, "take the rules off first: rlskit uninstall --tables, which leaves the tables closed")
     try:
         with applier.autocommit(conn):
             conn.execute(runtime.script("uninstall.sql"))

@@ -55,6 +55,11 @@ def upgrade(found: str) -> str:
     return "\n".join(["begin;", *newer, f"update rlskit.version set version_num = '{version()}';", "commit;"])  # noqa: S608
 
 
+def bringing_up(found: str | None) -> str:
+    """The script that brings a database from version ``found`` (None: nothing there) to the present one, or restores the present one."""
+    return upgrade(found) if found is not None and found < version() else script("runtime.sql")
+
+
 def inside(script: str) -> str:
     """The script for the inside of a transaction: without the ``begin`` and the ``commit`` that it brings along."""
     return re.sub(r"^(begin|commit);\n", "", script, flags=re.MULTILINE).strip()

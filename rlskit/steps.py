@@ -136,8 +136,7 @@ def runtime_steps(database: Database) -> Iterator[Step]:
         says, why = "restore the schema rlskit", f"changed: {', '.join(sorted(changed))}"
     else:
         return
-    script = runtime.upgrade(found) if found is not None and found < shipped else runtime.script("runtime.sql")
-    yield Step("runtime", None, None, None, says, why, None, (script,))
+    yield Step("runtime", None, None, None, says, why, None, (runtime.bringing_up(found),))
 
 
 def signing_steps(database: Database, mode: Mode | None) -> Iterator[Step]:
@@ -282,12 +281,7 @@ def _change(database: Database, before: TableObject | None, after: TableObject |
             yield _step("table", None, not_valid, ddl.create(not_valid))
             yield _validation(not_valid, after)
             return
-    if after is None:
-        assert before is not None
-        statements = ddl.drop(before)
-    else:
-        statements = ddl.create(after) if before is None else ddl.alter(before, after)
-    yield _step("table", before, after, statements)
+    yield _step("table", before, after, ddl.change(before, after))
 
 
 def _step(

@@ -183,20 +183,20 @@ def _taken(changes: Iterable[Change], database: Database) -> Iterator[Privileges
             ]
         elif lost := before.named - (after.named if isinstance(after, Grant) else frozenset()):
             taken[before.table, before.role, True].append(replace(before, columns=tuple(sorted(lost))))
-    for (_, _, _), grants in sorted(taken.items(), key=lambda each: each[0]):
+    for _, grants in sorted(taken.items()):
         if grants:
             yield PrivilegesOp(False, tuple(grants))
 
 
 def _given(changes: Iterable[Change]) -> Iterator[PrivilegesOp]:
     """What the role gains, table by table; each column that is new in privileges which it has already is an operation of its own."""
-    new: dict[tuple[QualifiedName, str, bool], list[Grant]] = defaultdict(list)
+    new: dict[tuple[QualifiedName, str], list[Grant]] = defaultdict(list)
     more: dict[tuple[QualifiedName, str], dict[str, list[Grant]]] = defaultdict(lambda: defaultdict(list))
     for before, after in changes:
         if not isinstance(after, Grant):
             continue
         if not isinstance(before, Grant):
-            new[after.table, after.role, False].append(after)
+            new[after.table, after.role].append(after)
             continue
         for column in sorted(after.named - before.named):
             more[after.table, after.role][column].append(replace(after, columns=(column,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic.operations import Operations
 from psycopg.rows import scalar_row
 
-from rlskit import canary, catalog, ddl, runtime
+from rlskit import canary, catalog, ddl, installer, runtime
 from rlskit.alembic.directives import (
     IndexOp,
     ObjectOp,
@@ -20,7 +20,6 @@ from rlskit.alembic.statements import check, lent, refusals, run
 from rlskit.errors import PlanError, RuntimeVersionError
 from rlskit.names import QualifiedName
 from rlskit.state import Default, Grant, Index, Policy, Usage
-from rlskit.words import counted
 
 
 @Operations.implementation_for(ObjectOp)
@@ -34,12 +33,7 @@ def _object(operations: Operations, operation: ObjectOp) -> None:
         new_policy=policy.name if policy is not None and before is None else None,
         runtime_needed=isinstance(after, ddl.Marked | Default),
     )
-    if after is None:
-        assert before is not None
-        statements = ddl.drop(before)
-    else:
-        statements = ddl.create(after) if before is None else ddl.alter(before, after)
-    run(operations, map(ddl.text, statements))
+    run(operations, map(ddl.text, ddl.change(before, after)))
 
 
 @Operations.implementation_for(IndexOp)
@@ -81,37 +75,25 @@ def _usage(operations: Operations, operation: UsageOp) -> None:
 
 @Operations.implementation_for(RuntimeOp)
 def _runtime(operations: Operations, operation: RuntimeOp) -> None:
-    script = runtime.script("runtime.sql")
     offline = operations.migration_context.as_sql
     if operation.after is None:
         if not offline:
-            _check_unused(operations)
-        script = runtime.script("uninstall.sql")
-    else:
-        with refusals():
-            if operation.after > runtime.version():
-                raise RuntimeVersionError(
-                    f"this revision needs version {operation.after} of the schema rlskit, and this package knows {runtime.version()}",
-                    hint="pip install --upgrade rlskit",
-                )
-        if not offline:
-            with lent(operations.get_bind()) as conn:
-                found = catalog.runtime_version(conn)
-            if found is not None and found > runtime.version():
-                return  # a newer one serves older policies
-            if found is not None and found < runtime.version():
-                script = runtime.upgrade(found)
-    run(operations, [runtime.inside(script)])
-
-
-def _check_unused(operations: Operations) -> None:
-    with refusals(), lent(operations.get_bind()) as conn, catalog.reading(conn):
-        managed = sorted({each.table for each in catalog.read(conn, (), role="").state.objects if each.mark})
-        if managed:
-            raise PlanError(
-                f"the schema rlskit is in use by {counted(len(managed), 'table')}, first `{managed[0]}`",
-                hint="take the rules off first, and autogenerate a revision",
+            with refusals(), lent(operations.get_bind()) as conn:
+                installer.check_unused(conn, "take the rules off first, and autogenerate a revision")
+        run(operations, [runtime.inside(runtime.script("uninstall.sql"))])
+        return
+    with refusals():
+        if operation.after > runtime.version():
+            raise RuntimeVersionError(
+                f"this revision needs version {operation.after} of the schema rlskit, and this package knows {runtime.version()}",
+                hint="pip install --upgrade rlskit",
             )
+    found = None
+    if not offline:
+        with lent(operations.get_bind()) as conn:
+            found = catalog.runtime_version(conn)
+    if found is None or found <= runtime.version():  # a newer one serves older policies
+        run(operations, [runtime.inside(runtime.bringing_up(found))])
 
 
 @Operations.implementation_for(SignaturesOp)

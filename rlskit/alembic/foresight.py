@@ -178,9 +178,8 @@ def _tried(
         each.constraints = set()
         if each.name in named:  # its type may be made by the same migration, and is nothing that a rule could rest on
             each.type = Text()
-        if (
-            each.name in named | computed
-        ):  # a default of that type; an expression of columns that may be on the table already
+        # A default of that type; an expression of columns that may be on the table already.
+        if each.name in named | computed:
             each.server_default = each.computed = None
     try:
         _look_up_in(driver, search_path)
