@@ -62,6 +62,7 @@ ORDER = [
     "janitor",
     "blocks",
     "session",
+    "attempts",
     "sqlalchemy.transactions",
     "sqlalchemy.watch",
     "sqlalchemy.sessions",
@@ -106,7 +107,7 @@ DOORS = {
         "__init__",
         *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter"),
         *("importer", "auditor", "backfiller", "forecaster", "keyring", "server", "demo", "starter", "cli"),
-        *("connections", "prelude", "gatekeeper", "janitor", "blocks", "session", "sqlalchemy", "alembic"),
+        *("connections", "prelude", "gatekeeper", "janitor", "blocks", "session", "attempts", "sqlalchemy", "alembic"),
         "denials",  # what it makes of the driver's exceptions is caught as they are
     },
     "sqlalchemy": {"sqlalchemy", "alembic"},
@@ -116,7 +117,7 @@ DOORS = {
 }
 
 # Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`, the forecaster
-# those of `sql/shadow`; the recognizer writes the conditions that it tries on a temporary table.
+# those of `sql/shadow`; an attempt is one statement on one row; the recognizer writes the conditions that it tries on a temporary table.
 MAY_WRITE_NAMES = {
     "ddl",
     "scripter",
@@ -126,6 +127,7 @@ MAY_WRITE_NAMES = {
     "auditor",
     "backfiller",
     "forecaster",
+    "attempts",
 }
 
 
