@@ -57,18 +57,19 @@ class Server:
 
 @dataclass(frozen=True)
 class Database:
-    """A fresh database. ``owner`` owns it and its tables, ``app`` is the application's ordinary login."""
+    """A fresh database. ``owner`` owns it and its tables, ``app`` is the application's ordinary login; a copy has them of its ``original``."""
 
     server: Server
     name: str
+    original: str | None = None
 
     @property
     def owner(self) -> str:
-        return f"{self.name}_owner"
+        return f"{self.original or self.name}_owner"
 
     @property
     def app(self) -> str:
-        return f"{self.name}_app"
+        return f"{self.original or self.name}_app"
 
     @property
     def superuser_dsn(self) -> str:
@@ -170,6 +171,17 @@ def fresh_database(server: Server, prefix: str) -> Iterator[Database]:
             conn.execute(sql.SQL("drop database {} with (force)").format(name))
             for role in (owner, app):
                 conn.execute(sql.SQL("drop role {}").format(role))
+
+
+@contextmanager
+def copy_of(database: Database) -> Iterator[Database]:
+    """A copy of the database, with the same two logins: quicker than to make and apply the same once more. Nobody is connected to the original."""
+    made = Database(database.server, f"{database.name}_{next(_numbers)}", database.name)
+    owner, name, original = map(sql.Identifier, (made.owner, made.name, database.name))
+    with psycopg.connect(database.server.dsn, autocommit=True) as conn:
+        conn.execute(sql.SQL("create database {} owner {} template {}").format(name, owner, original))
+        yield made
+        conn.execute(sql.SQL("drop database {} with (force)").format(name))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg.errors import InsufficientPrivilege, UndefinedColumn
 
 import rlskit
 from rlskit import Identity, TableRules, allow, as_user
-from tests.support import ALICE, BOB, CAROL, Database, full, perform
+from tests.support import ALICE, BOB, CAROL, Database, Server, copy_of, fresh_database, full, perform
 
 EDITORS = allow.owners_defined_in("editors")
 ITEM = TableRules(
@@ -24,9 +25,20 @@ ITEM = TableRules(
 TABLE = "create table item (id int primary key, title text, content text, price numeric(10, 2) default 5)"
 
 
+@pytest.fixture(scope="module")
+def original(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "columns") as database:
+        yield prepared(database)
+
+
 @pytest.fixture
-def item(database: Database) -> Database:
+def item(original: Database) -> Iterator[Database]:
     """One item: alice owns it, bob may edit it."""
+    with copy_of(original) as database:
+        yield database
+
+
+def prepared(database: Database) -> Database:
     database.execute(TABLE)
     database.apply(ITEM)
     perform(

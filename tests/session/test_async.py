@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -20,13 +20,24 @@ from rlskit.errors import (
     TransactionInProgressError,
 )
 from tests.session.test_as_user import round_trips
-from tests.support import ALICE, BOB, Database, full
+from tests.support import ALICE, BOB, Database, Server, copy_of, fresh_database, full
 
 Scenario = Callable[[AsyncConnection[Any]], Awaitable[Any]]
 
 
+@pytest.fixture(scope="module")
+def original(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "async") as database:
+        yield prepared(database)
+
+
 @pytest.fixture
-def todo(database: Database) -> Database:
+def todo(original: Database) -> Iterator[Database]:
+    with copy_of(original) as database:
+        yield database
+
+
+def prepared(database: Database) -> Database:
     database.execute("create table todo (id serial, content text)")
     database.apply(TableRules("todo", allow.owner()))
     return database

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import pickle
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -32,7 +32,7 @@ from rlskit import (
 )
 from rlskit.denials import Denial
 from rlskit.rules import TableRules
-from tests.support import ALICE, BOB, Database
+from tests.support import ALICE, BOB, Database, Server, copy_of, fresh_database
 
 SECRET = "SECRET-value"
 
@@ -146,8 +146,19 @@ LEFT_ALONE = {
 }
 
 
+@pytest.fixture(scope="module")
+def original(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "denials") as database:
+        yield prepared(database)
+
+
 @pytest.fixture
-def todo(database: Database) -> Database:
+def todo(original: Database) -> Iterator[Database]:
+    with copy_of(original) as database:
+        yield database
+
+
+def prepared(database: Database) -> Database:
     columns = "(id int primary key, content text, title text, price int, checked bool)"
     database.execute(
         f"create table todo {columns}",

@@ -15,14 +15,25 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from rlskit import Identity, TableRules, allow, as_nobody, as_user, check_connection, guard, scrub
 from rlskit.errors import BypassingRoleError, MissingIdentityError
-from tests.support import ALICE, BOB, CAROL, Database, full
+from tests.support import ALICE, BOB, CAROL, Database, Server, copy_of, fresh_database, full
 
 PEOPLE = (ALICE, BOB, CAROL)
 Pool = ConnectionPool[Connection[Any]]
 
 
+@pytest.fixture(scope="module")
+def original(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "pools") as database:
+        yield prepared(database)
+
+
 @pytest.fixture
-def todo(database: Database) -> Database:
+def todo(original: Database) -> Iterator[Database]:
+    with copy_of(original) as database:
+        yield database
+
+
+def prepared(database: Database) -> Database:
     database.execute("create table todo (id serial, content text)")
     database.apply(TableRules("todo", allow.owner()))
     for who in PEOPLE:
