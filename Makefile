@@ -20,7 +20,7 @@ test: .venv/dev
 # What the database decides does not depend on a release of a dependency, so it is not asked once more; and one of the servers is enough.
 test-oldest: .venv-oldest/dev
 	RLSKIT_ONLY_POSTGRES=18 .venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/examples \
-		--ignore tests/adopting --ignore tests/benchmarks --ignore tests/owners --ignore tests/server --ignore tests/shadow --ignore tests/stress
+		--ignore tests/adopting --ignore tests/benchmarks --ignore tests/owners --ignore tests/plan --ignore tests/server --ignore tests/shadow --ignore tests/stress
 
 lint: .venv/dev
 	$(BIN)/ruff format --check

@@ -182,6 +182,17 @@ def copy_of(database: Database) -> Iterator[Database]:
         conn.execute(sql.SQL("create database {} owner {} template {}").format(name, owner, original))
         yield made
         conn.execute(sql.SQL("drop database {} with (force)").format(name))
+        _make_ordinary(conn, made.app)
+
+
+def _make_ordinary(conn: psycopg.Connection[Any], role: str) -> None:
+    """Whatever a test has given the login, beside databases."""
+    name = sql.Identifier(role)
+    conn.execute(sql.SQL("alter role {} nosuperuser nobypassrls noreplication nocreaterole nocreatedb").format(name))
+    conn.execute(sql.SQL("alter role {} reset all").format(name))
+    groups = "select roleid::regrole::text from pg_auth_members where member = %s::regrole"
+    for (group,) in conn.execute(groups, [role]).fetchall():
+        conn.execute(sql.SQL("revoke {} from {}").format(sql.SQL(group), name))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from rlskit import Open, TableRules, Unmanaged, allow, plan
 from rlskit.errors import PlanError
 from rlskit.planner import compare
-from tests.support import Database
+from tests.support import Database, Server, copy_of, fresh_database
 
 EDITORS = allow.owners_defined_in("editors")
 TODO = TableRules(
@@ -143,8 +143,19 @@ DRIFT = {
 }
 
 
+@pytest.fixture(scope="module")
+def original(server: Server) -> Iterator[Database]:
+    with fresh_database(server, "drift") as database:
+        yield prepared(database)
+
+
 @pytest.fixture
-def todo(database: Database) -> Database:
+def todo(original: Database) -> Iterator[Database]:
+    with copy_of(original) as database:
+        yield database
+
+
+def prepared(database: Database) -> Database:
     database.execute("create table todo (id serial primary key, content text, owner text, editors text[])")
     database.apply(TODO)
     return database
