@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 import rlskit
-from rlskit import Identity, Rules, TableRules, as_user
+from rlskit import Identity, Rules, TableRules, as_user, cli
 from rlskit.server import Running
 
 ALICE = Identity(sub="a1f0", username="alice", claims={"email": "alice@example.com"})
@@ -121,6 +124,36 @@ class Database:
         """What is really stored: read past row security."""
         with self.connect() as conn:
             return conn.execute(query, parameters).fetchall()
+
+
+@dataclass
+class Ran:
+    """What a command ended with: the exit code, and what it wrote to each stream."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(folder: Path, *arguments: str, **environment: str) -> Ran:
+    """Run `rlskit` in a folder: in the test's own process, as if each time in a new one, and nobody is there to be asked."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as here, Path(os.devnull).open() as nothing:
+        here.chdir(folder)
+        for name in ("DATABASE_URL", "RLSKIT_RULES"):
+            here.delenv(name, raising=False)
+        for name, value in environment.items():
+            here.setenv(name, value)
+        here.setattr(sys, "path", [*sys.path])
+        here.setattr(sys, "argv", ["rlskit", *arguments])
+        for name, stream in (("stdin", nothing), ("stdout", out), ("stderr", err)):
+            here.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    for name, module in [*sys.modules.items()]:  # rules of the folder's own
+        if folder in Path(getattr(module, "__file__", None) or "/").parents:
+            del sys.modules[name]
+    return Ran(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def assert_nobody_is_left(database: Database) -> None:

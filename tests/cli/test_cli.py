@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support import Database
+from tests.support import Database, Ran, run_command
 
 RULES = """
 role = "{role}"
@@ -26,13 +26,6 @@ columns.owner = [{{ owner = "owner", to = ["read", "delete"] }}]
 
 
 @dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
 class Shell:
     """A folder with a rule file, and a database to apply it to."""
 
@@ -40,14 +33,8 @@ class Shell:
     database: Database
 
     def __call__(self, *arguments: str, dsn: str | None = "", **env: str) -> Ran:
-        environment = {key: value for key, value in os.environ.items() if key not in ("DATABASE_URL", "RLSKIT_RULES")}
-        if dsn is not None:
-            environment["DATABASE_URL"] = dsn or self.database.owner_dsn
-        done = subprocess.run(
-            [sys.executable, "-m", "rlskit", *arguments],
-            capture_output=True, text=True, cwd=self.folder, env=environment | env, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-        return Ran(done.returncode, done.stdout, done.stderr)
+        named = {} if dsn is None else {"DATABASE_URL": dsn or self.database.owner_dsn}
+        return run_command(self.folder, *arguments, **named | env)
 
 
 @pytest.fixture

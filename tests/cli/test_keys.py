@@ -14,8 +14,8 @@ import pytest
 
 from rlskit import SigningKey, as_user, guard, keyring
 from rlskit.installer import install
-from tests.cli.test_cli import Ran, Shell, rlskit  # noqa: F401 - the fixture
-from tests.support import ALICE
+from tests.cli.test_cli import Shell, rlskit  # noqa: F401 - the fixture
+from tests.support import ALICE, Ran
 
 NO_RUNTIME = "error: E202 this database has no schema rlskit that knows keys\nhint: rlskit apply, or rlskit install\n"
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support import Database
+from tests.support import Database, Ran, run_command
 
 RULES = """
 role = "{role}"
@@ -22,13 +19,6 @@ allow = [{{ owner = "owner" }}, {{ owners = "editors", to = ["read"] }}, {{ owne
 {match}
 """
 NAMES = ["a1f0", "alice", "b2e1", "stranger", "x@example.com"]
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
 
 
 Run = Callable[..., Ran]
@@ -45,13 +35,9 @@ def owners(database: Database, tmp_path: Path) -> Run:
 
     def run(*arguments: str, match: str = "", dsn: str = database.superuser_dsn, **env: str) -> Ran:
         (tmp_path / "rlskit.toml").write_text(RULES.format(role=database.app, match=match))
-        environment = {key: value for key, value in os.environ.items() if key != "RLSKIT_RULES"}
-        done = subprocess.run(
-            [sys.executable, "-m", "rlskit", "owners", *arguments],
-            capture_output=True, text=True, cwd=tmp_path, env=environment | {"DATABASE_URL": dsn} | env, check=False,
-        )  # fmt: skip
-        assert [name for name in NAMES if name in done.stdout + done.stderr] == []
-        return Ran(done.returncode, done.stdout, done.stderr)
+        ran = run_command(tmp_path, "owners", *arguments, **{"DATABASE_URL": dsn} | env)
+        assert [name for name in NAMES if name in ran.out + ran.err] == []
+        return ran
 
     return run
 
