@@ -5,11 +5,12 @@
 # make fuzz   the database against the reference, for long
 # make stress hundreds of thousands of transactions through pools and PgBouncer; nobody may be taken for another
 # make mutants  each part of what rules compile to is taken away once; a test has to notice
+# make containers  the tests that need a Docker engine; without one that has the image, or can pull it, they fail
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-oldest lint format bench fuzz stress mutants clean
+.PHONY: demo test test-oldest lint format bench fuzz stress mutants containers clean
 
 demo: .venv/demo
 	@$(BIN)/rlskit demo
@@ -20,7 +21,7 @@ test: .venv/dev
 # What the database decides does not depend on a release of a dependency, so it is not asked once more; and one of the servers is enough.
 test-oldest: .venv-oldest/dev
 	RLSKIT_ONLY_POSTGRES=18 .venv-oldest/bin/python -m pytest -n auto --ignore tests/access --ignore tests/conformance --ignore tests/docs --ignore tests/examples \
-		--ignore tests/adopting --ignore tests/benchmarks --ignore tests/owners --ignore tests/plan --ignore tests/server --ignore tests/shadow --ignore tests/stress
+		--ignore tests/adopting --ignore tests/benchmarks --ignore tests/containers --ignore tests/owners --ignore tests/plan --ignore tests/server --ignore tests/shadow --ignore tests/stress
 
 lint: .venv/dev
 	$(BIN)/ruff format --check
@@ -42,6 +43,9 @@ stress: .venv/dev
 
 mutants: .venv/dev
 	$(BIN)/python -m tests.mutants
+
+containers: .venv/dev
+	RLSKIT_REQUIRE_CONTAINERS=1 $(BIN)/python -m pytest tests/containers
 
 clean:
 	rm -rf .venv .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

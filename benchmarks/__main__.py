@@ -11,10 +11,10 @@ from time import perf_counter
 
 import psycopg
 
-from benchmarks import build, database, demo, downtime, identity, imports, reads, roundtrips, tables
+from benchmarks import build, database, demo, downtime, identity, imports, kit, reads, roundtrips, tables
 from benchmarks.measure import timed
 
-ALONE = {"imports": imports.run, "demo": demo.run}
+ALONE = {"imports": imports.run, "demo": demo.run, "kit": kit.run}
 ON_EACH_SERVER = {
     "tables": tables.run,
     "reads": reads.run,

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import psycopg
 from psycopg import Connection
 from psycopg.errors import CheckViolation, InsufficientPrivilege
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier
 from psycopg.sql import Literal as Value
 
 from rlskit import ddl
@@ -24,8 +24,9 @@ OUR_CHECKS = "rlskit_"  # what the names of the compiler's checks begin with
 class Attempt:
     """``operation`` on the row of ``table`` that ``key`` finds: column names to values, as PostgreSQL writes them or as psycopg takes them.
 
-    ``values`` are what a create names and what an update sets; ``columns`` are what a read shows, none being a matter of the row alone.
-    A create has no key: its row is not there yet.
+    ``values`` are what a create names and what an update sets, ``psycopg.sql.DEFAULT`` among them; ``columns`` are what a read shows, none being a matter of the row alone.
+    A create has no key: its row is not there yet. ``blind``: the row that ``key`` finds is the one on which the cursor ``rlskit_row`` stands, which
+    somebody else has put there (see ``row``), so that the statement itself reads nothing of it.
     """
 
     operation: Operation
@@ -33,6 +34,7 @@ class Attempt:
     key: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    blind: bool = False
 
     @property
     def statement(self) -> Composed:
@@ -48,9 +50,18 @@ class Attempt:
                 return SQL("select {} from {}{}").format(shown, table, _where(self.key))
             case "update":
                 changes = SQL(", ").join(map(_equal, self.values, self.values.values()))
-                return SQL("update {} set {}{}").format(table, changes, _where(self.key))
+                return SQL("update {} set {}{}").format(table, changes, self._where)
             case "delete":
-                return SQL("delete from {}{}").format(table, _where(self.key))
+                return SQL("delete from {}{}").format(table, self._where)
+
+    @property
+    def row(self) -> Composed:
+        """The query for the cursor of a blind attempt, for whoever bypasses the rules."""
+        return SQL("select from {}{} for update").format(ddl.qualified(self.table), _where(self.key))
+
+    @property
+    def _where(self) -> Composed:
+        return SQL(" where current of rlskit_row").format() if self.blind else _where(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +91,15 @@ def make(conn: Connection[Any], attempt: Attempt, *, keep: bool = False) -> Answ
 
 
 def _values(values: Mapping[str, Any]) -> Composed:
-    return SQL(", ").join(map(Value, values.values()))
+    return SQL(", ").join(map(_value, values.values()))
+
+
+def _value(value: Any) -> Composable:
+    return value if isinstance(value, Composable) else Value(value)
 
 
 def _equal(column: str, value: Any) -> Composed:
-    return SQL("{} = {}").format(Identifier(column), Value(value))
+    return SQL("{} = {}").format(Identifier(column), _value(value))
 
 
 def _where(key: Mapping[str, Any]) -> Composed:

@@ -10,7 +10,8 @@
     ├─ PlanError                         E200   the database cannot be brought to the rules
     │  ├─ StalePlanError                 E201   the database changed since the plan was made
     │  ├─ RuntimeVersionError            E202   the schema rlskit is missing, older or newer
-    │  └─ ForeignObjectError             E203   something that rlskit did not make undoes the rules
+    │  ├─ ForeignObjectError             E203   something that rlskit did not make undoes the rules
+    │  └─ UnfillableError                E204   no row could be made up for a table
     ├─ IdentityError                     E300   who is asking cannot be told to the database
     │  ├─ InvalidIdentityError (ValueError)  E301
     │  ├─ MissingIdentityError           E302
@@ -25,7 +26,8 @@
     │  ├─ RowDenied                      E501   a row that the caller may not write
     │  ├─ ColumnDenied                   E502   a column that the caller may not write in this row
     │  └─ TableDenied                    E503   a privilege that the application's role lacks
-    └─ NotVisible (LookupError)          E600   no row came where one was expected
+    ├─ NotVisible (LookupError)          E600   no row came where one was expected
+    └─ KitError                          E700   a test database cannot be made, or a test asks it for what proves nothing
 
 Denied and its kinds are psycopg's exceptions too, so they stand in ``rlskit.denials``: nothing here needs a driver. What else the
 database raises stays the driver's own. A message is one line, lower case, without a final period, with the user's words in backticks,
@@ -137,6 +139,12 @@ class ForeignObjectError(PlanError):
     code = "E203"
 
 
+class UnfillableError(PlanError):
+    """No row could be made up that a table takes: some value has to be said."""
+
+    code = "E204"
+
+
 class IdentityError(RlskitError):
     """Who is asking cannot be told to the database."""
 
@@ -209,3 +217,9 @@ class NotVisible(RlskitError, LookupError):
         hint: str = "it is not there, or no rule that names the caller in it allows this: the database does not tell which",
     ) -> None:
         super().__init__(message, hint=hint)
+
+
+class KitError(RlskitError):
+    """A test database cannot be made, or a test asks the kit for something that would prove nothing."""
+
+    code = "E700"

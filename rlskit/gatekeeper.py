@@ -22,10 +22,12 @@ from rlskit.errors import (
     SigningKeyError,
 )
 from rlskit.prelude import Login
+from rlskit.refusals import Facts, is_true, refusals
 from rlskit.rules import Rules
 from rlskit.signing import SigningKey
 
 _log = logging.getLogger("rlskit")
+_ORDINARY = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +158,15 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
     if known is not None:
         return known
     terms = terms or Terms()
-    found = _facts((yield from prelude.ask(conn, runtime.script("catalog/login.sql"))))
+    found = yield from facts(conn)
     login = Login(
         key=terms.key,
-        signed=_is(found, "signed"),
+        signed=is_true(found, "signed"),
         behind_pooler=found["backend_pid"] != str(conn.pgconn.backend_pid),
     )
     try:
-        _judge(found, login)
+        if refusal := next(refusals(found), None):
+            raise BypassingRoleError(f"login `{found['login']}` {refusal.text}", hint=refusal.hint or _ORDINARY)
         if not login.behind_pooler and conn.info.user != found["login"]:
             raise BypassingRoleError(
                 f"the connection was made by login `{conn.info.user}`, and says that it is `{found['login']}`",
@@ -174,7 +177,7 @@ def admit(conn: AnyConnection, terms: Terms | None) -> Generator[Any, Any, Login
             raise
         said = {"event": "bypass allowed", "login": found["login"], "reason": terms.allow_bypass}
         _log.warning("%s; allowed: %s", error.message, terms.allow_bypass, extra={"rlskit": said})
-    if not _is(found, "has_runtime"):
+    if not is_true(found, "has_runtime"):
         raise RuntimeVersionError(
             "this database has no schema rlskit that the login may use", hint="rlskit apply, or rlskit install"
         )
@@ -219,68 +222,25 @@ def admit_past_rules(conn: AnyConnection, role: str | None) -> Generator[Any, An
     found = _facts([result])
     login = f"login `{found['session_user']}`"
     who = f"role `{role}`" if role is not None else login
-    if _is(found, "superuser") or _is(found, "rolsuper"):
+    if is_true(found, "superuser") or is_true(found, "rolsuper"):
         raise BypassError(
-            f"{login if _is(found, 'superuser') else who} is a superuser",
+            f"{login if is_true(found, 'superuser') else who} is a superuser",
             hint="a role with BYPASSRLS, and with no more than it needs, is enough",
         )
-    if not _is(found, "rolbypassrls"):
+    if not is_true(found, "rolbypassrls"):
         raise BypassError(
             f"{who} has no BYPASSRLS, so the rules bind it", hint="connect with the login of support, or name its role"
         )
     return str(found["session_user"]), str(found["current_database"])
 
 
-def _facts(results: Sequence[PGresult]) -> dict[str, str | None]:
+def facts(conn: AnyConnection) -> Generator[Any, Any, Facts]:
+    """What the login of the session is, and what it could become, as ``refusals`` takes it. For the ``wait`` of a connection whose lock is held."""
+    return _facts((yield from prelude.ask(conn, runtime.script("catalog/login.sql"))))
+
+
+def _facts(results: Sequence[PGresult]) -> Facts:
     """The one row of a query, which came last, by the names of its columns, as PostgreSQL writes it."""
     result = results[-1]
     named = ((result.fname(column), result.get_value(0, column)) for column in range(result.nfields))
     return {(name or b"").decode(): None if value is None else value.decode() for name, value in named}
-
-
-def _is(found: dict[str, str | None], fact: str) -> bool:
-    return found[fact] == "t"
-
-
-def _judge(found: dict[str, str | None], known: Login) -> None:
-    """Raise BypassingRoleError by what ``sql/catalog/login.sql`` found."""
-    login = f"login `{found['login']}`"
-    way_out = "connect with an ordinary login: not superuser, no BYPASSRLS, and no owner of a table"
-    if _is(found, "preset"):
-        raise BypassingRoleError(
-            f"{login} comes with an identity of its own",
-            hint="reset the settings rlskit.* of the login and of the connection",
-        )
-    if found["own_setting"] is not None:
-        raise BypassingRoleError(
-            f"{login} has a setting of its own for {found['own_setting']}, which it could have written itself",
-            hint=f'alter role "{found["login"]}" reset {found["own_setting"]}; set it for the database, or in the connection string',
-        )
-    if _is(found, "superuser"):
-        raise BypassingRoleError(f"{login} is a superuser, or may become one, so no rule binds it", hint=way_out)
-    if _is(found, "bypasses"):
-        raise BypassingRoleError(f"{login} has BYPASSRLS, or may take it on, so no rule binds it", hint=way_out)
-    if found["reads_past"] is not None:
-        raise BypassingRoleError(f"{login} has {found['reads_past']}, which reaches past row security", hint=way_out)
-    if found["owns"] is not None:
-        raise BypassingRoleError(
-            f"{login} owns table {found['owns']}, or may become its owner, who can lift the rules", hint=way_out
-        )
-    if _is(found, "owns_runtime"):
-        raise BypassingRoleError(
-            f"{login} owns the schema rlskit, or may become its owner, who could rewrite who is who", hint=way_out
-        )
-    if _is(found, "reaches_keys"):
-        raise BypassingRoleError(
-            f"{login} has a privilege on rlskit.key, and could sign as anybody",
-            hint="rlskit apply takes it away, and so does rlskit install",
-        )
-    if known.signed and found["makes"] is not None:
-        raise BypassingRoleError(
-            f"{login} has {found['makes']}: what SQL injection leaves there, the statements of others fall into",
-            hint="where identities are signed, the application's login creates and owns nothing: revoke it, or give it to the tables' owner",
-        )
-    if found["row_security"] != "on":
-        raise BypassingRoleError(
-            f"{login} has row_security = {found['row_security']}", hint="reset row_security: it has to be on"
-        )

@@ -103,6 +103,11 @@ def delete(rules: TableRules, who: Identity | None, row: Row) -> Decision:
     return _reached(deleters, "delete", who, row) or _allowed(deleters, who, row, None)
 
 
+def granted(rules: TableRules, operation: Operation, column: str | None = None) -> bool:
+    """Whether any rule lets anybody do it to the column (None: to those without rules of their own): privileges are the same for every row."""
+    return bool(_on_column(rules, column, operation))
+
+
 def names(rule: Granting, who: Identity | None, row: Row) -> bool:
     """Whether the rule names the caller in this row; ``Open`` names everybody."""
     if isinstance(rule, Open):

@@ -1,7 +1,8 @@
 """Servers for the suite: PostgreSQL 18 from the embedded wheel, and the local 15 where there is one.
 
 ``RLSKIT_REQUIRE_POSTGRES="15 18"`` makes a missing one an error. Nothing is ever skipped for want of a server. ``RLSKIT_ONLY_POSTGRES=18`` leaves
-the others out, for a run about something else.
+the others out, for a run about something else. What needs a Docker engine is skipped without one, and the header and the last lines say so;
+``RLSKIT_REQUIRE_CONTAINERS=1`` makes that an error too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import pytest
 
 from rlskit import server as servers
 from tests import mutants
+from tests.containers import support as containers
 from tests.support import Database, Server, fresh_database
+
+pytest_plugins = ["pytester"]
 
 if os.environ.get("RLSKIT_MUTANT"):
     mutants.install(os.environ["RLSKIT_MUTANT"])
@@ -40,14 +44,19 @@ def available() -> dict[int, servers.Provider]:
     return found
 
 
-def pytest_report_header() -> str:
-    return "PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    lines = ["PostgreSQL: " + ", ".join(f"{major} ({provider.name})" for major, provider in available().items())]
+    if containers.are_asked_for(config.args):
+        reason = containers.why_not()
+        lines.append(f"containers: NOT RUN: {reason}" if reason else "containers: an engine answers, and has the image")
+    return lines
 
 
 COUNTED = {
     "amplify_cases": "recorded decisions",
     "differential_steps": "statements held against the reference",
     "stress_transactions": "transactions under their own identity",
+    "pgtap_tests": "of the written file's tests",
 }
 
 
@@ -56,6 +65,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for name, number in report.user_properties:
             if name in COUNTED:
                 terminalreporter.write_line(f"{report.nodeid}: {number} {COUNTED[name]}")
+    not_run = [report for report in terminalreporter.getreports("skipped") if "container" in report.keywords]
+    for reason in sorted({report.longrepr[2] for report in not_run}):
+        terminalreporter.write_line(
+            f"{len(not_run)} container tests were NOT RUN: {reason.removeprefix('Skipped: ')}", red=True, bold=True
+        )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

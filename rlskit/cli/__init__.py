@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import psycopg
 import typer
 
-from rlskit.cli import adopting, owners, rules, runtime, story
+from rlskit.cli import adopting, owners, proving, rules, runtime, story
 from rlskit.cli.keys import keys
 from rlskit.cli.shared import app, err, fail
 from rlskit.errors import RlskitError
@@ -24,6 +24,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "plan": rules.plan,
     "apply": rules.apply,
     "check": rules.check,
+    "test": proving.prove,
     "shadow": adopting.shadow,
     "owners": owners.owners,
     "install": runtime.install,

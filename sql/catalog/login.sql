@@ -5,7 +5,21 @@ select
     select from unnest(array['sub', 'username', 'claims', 'actor', 'token']) as said (name)
     where current_setting('rlskit.' || name, true) <> ''
   ) as preset,
-  exists (select from pg_roles as other where other.rolsuper and pg_has_role(login.oid, other.oid, 'MEMBER')) as superuser,
+  -- Who is one: the login itself, or a role that it may become.
+  (
+    select other.rolname::text
+    from pg_roles as other
+    where other.rolsuper and pg_has_role(login.oid, other.oid, 'MEMBER')
+    order by other.oid <> login.oid, 1
+    limit 1
+  ) as superuser,
+  (
+    select other.rolname::text
+    from pg_roles as other
+    where other.rolbypassrls and pg_has_role(login.oid, other.oid, 'MEMBER')
+    order by other.oid <> login.oid, 1
+    limit 1
+  ) as bypasses,
   case
     when login.rolreplication then 'REPLICATION'
     when has_parameter_privilege(login.oid, 'session_replication_role', 'SET') and not login.rolsuper then 'SET on session_replication_role'
@@ -21,31 +35,8 @@ select
       limit 1
     )
   end as reads_past,
-  exists (
-    select from pg_roles as other
-    where other.rolbypassrls and pg_has_role(login.oid, other.oid, 'MEMBER')
-  ) as bypasses,
-  (
-    select format('%I.%I', schema_.nspname, table_.relname)
-    from pg_policy as policy
-    join pg_class as table_ on table_.oid = policy.polrelid
-    join pg_namespace as schema_ on schema_.oid = table_.relnamespace
-    where obj_description(policy.oid, 'pg_policy') like 'rlskit %'
-      and (
-        pg_has_role(login.oid, table_.relowner, 'MEMBER')
-        or pg_has_role(login.oid, schema_.nspowner, 'MEMBER')
-        or exists (
-          with recursive family as (
-            select inhrelid from pg_inherits where inhparent = table_.oid
-            union
-            select child.inhrelid from family join pg_inherits as child on child.inhparent = family.inhrelid
-          )
-          select from family join pg_class as part on part.oid = family.inhrelid where pg_has_role(login.oid, part.relowner, 'MEMBER')
-        )
-      )
-    order by 1
-    limit 1
-  ) as owns,
+  owned.what as owns,
+  owned.owner as owner,
   exists (
     select from pg_namespace as schema_
     left join pg_proc as function_ on function_.pronamespace = schema_.oid
@@ -72,6 +63,7 @@ select
     cross join lateral unnest(setconfig) as given (setting)
     cross join lateral split_part(setting, '=', 1) as given_name (name)
     where setrole = login.oid
+      and login.rolcanlogin
       and (
         name in ('role', 'session_replication_role')
         or name not in (
@@ -113,4 +105,24 @@ select
   ) is true as signed,
   pg_backend_pid() as backend_pid
 from pg_roles as login
+left join lateral (
+  -- A managed table, a part of one, or the schema of one: the first that it owns, or whose owner it may become.
+  with recursive family as (
+    select polrelid as part from pg_policy as policy where obj_description(policy.oid, 'pg_policy') like 'rlskit %'
+    union
+    select inhrelid from family join pg_inherits on inhparent = part
+  )
+  select what, owner.rolname::text as owner
+  from family
+  join pg_class as table_ on table_.oid = part
+  join pg_namespace as schema_ on schema_.oid = table_.relnamespace
+  cross join lateral format('%I.%I', schema_.nspname, table_.relname) as named (name)
+  cross join lateral (
+    values (table_.relowner, 'table ' || name), (schema_.nspowner, 'the schema of table ' || name)
+  ) as possession (owner_oid, what)
+  join pg_roles as owner on owner.oid = owner_oid
+  where pg_has_role(login.oid, owner_oid, 'MEMBER')
+  order by owner_oid <> login.oid, what
+  limit 1
+) as owned on true
 where login.rolname = session_user

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 import psycopg
+from hypothesis.strategies import SearchStrategy
 from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow, TupleRow, class_row, dict_row, scalar_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -59,6 +60,9 @@ from rlskit.sqlalchemy import (
 )
 from rlskit.state import State
 from rlskit.steps import Step
+from rlskit.testing.expectations import ExpectedDenial, denied, not_visible, person
+from rlskit.testing.leaks import assert_no_leak, assert_no_leak_async
+from rlskit.testing.strategies import identities, people, rows, spoofed_settings
 
 
 @dataclass
@@ -427,3 +431,71 @@ def mistakes_with_sqlalchemy(engine: Engine, session: Session, conn: Connection[
     set_identity(session, alice, "app_user")  # type: ignore[call-arg, arg-type]
     set_nobody(session, actor=alice)  # type: ignore[call-arg]
     rlskit.expect_row(session)  # type: ignore[type-var]
+
+
+# --- tests of one's own ----------------------------------------------------------------------------------------------
+
+
+def somebody_is_refused(conn: Connection[TupleRow], session: Session, table: TableRules) -> None:
+    alice = person("alice", email="alice@example.com")
+    assert_type(alice, Identity)
+    with denied() as refused:
+        conn.execute("select 1")
+    assert_type(refused, ExpectedDenial)
+    assert_type(refused.denial, RowDenied | ColumnDenied | TableDenied)
+    with denied("policy", kind="row", table="todo", inside=conn) as inside:
+        assert_type(inside, ExpectedDenial)
+    with denied(kind="column", columns=["title"], inside=session):
+        session.execute(update(Article).values(title="milk"))
+    with not_visible():
+        rlskit.expect_row(conn.execute("select 1"))
+    not_visible(conn.execute("select 1"))
+    not_visible(session.execute(update(Article).values(title="milk")))
+    assert_type(identities(claims=["email"]), SearchStrategy[Identity])
+    assert_type(people(max_size=3), SearchStrategy[tuple[Identity, ...]])
+    assert_type(rows(table, [alice]), SearchStrategy[dict[str, str | list[str] | None]])
+    spoofed_settings(alice)
+
+
+async def somebody_is_refused_asynchronously(conn: AsyncConnection[TupleRow], session: AsyncSession) -> None:
+    async with denied(kind="row", inside=conn) as refused:
+        assert_type(refused, ExpectedDenial)
+    async with denied(kind="row", inside=session):
+        not_visible(await conn.execute("select 1"))
+
+
+def nothing_leaks(
+    pool: ConnectionPool[Connection[TupleRow]], engine: Engine, sessions: sessionmaker[Session], dsn: str
+) -> None:
+    assert_no_leak(pool)
+    assert_no_leak(engine)
+    assert_no_leak(sessions)
+    assert_no_leak(lambda: psycopg.connect(dsn))
+
+
+async def nothing_leaks_asynchronously(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    engine: AsyncEngine,
+    sessions: async_sessionmaker[AsyncSession],
+) -> None:
+    await assert_no_leak_async(pool)
+    await assert_no_leak_async(engine)
+    await assert_no_leak_async(sessions)
+
+
+def mistakes_in_tests(
+    conn: AsyncConnection[TupleRow],
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    engine: AsyncEngine,
+    alice: Identity,
+) -> None:
+    denied(kind="rows")  # type: ignore[call-overload]
+    denied(inside="todo")  # type: ignore[call-overload]
+    with denied(inside=conn):  # type: ignore[attr-defined]
+        pass
+    not_visible("todo")  # type: ignore[call-overload]
+    person("alice", age=3)  # type: ignore[arg-type]
+    assert_no_leak(pool)  # type: ignore[arg-type]
+    assert_no_leak(engine)  # type: ignore[arg-type]
+    assert_no_leak(conn)  # type: ignore[arg-type]
+    rows(alice, [])  # type: ignore[arg-type]

@@ -58,11 +58,13 @@ ORDER = [
     "denials",
     "connections",
     "prelude",
+    "refusals",
     "gatekeeper",
     "janitor",
     "blocks",
     "session",
     "attempts",
+    "preflight",
     "sqlalchemy.transactions",
     "sqlalchemy.watch",
     "sqlalchemy.sessions",
@@ -87,12 +89,53 @@ ORDER = [
     "_reaper",
     "server",
     "demo",
+    "containers",
     "surveyor",
     "splicer",
     "starter",
+    "prover.shapes",
+    "prover.patterns",
+    "prover.wishes",
+    "prover.candidates",
+    "prover.drafts",
+    "prover.filler",
+    "prover.people",
+    "prover.scenes",
+    "prover.cells",
+    "prover.ground",
+    "prover.standing",
+    "prover.creating",
+    "prover.parts",
+    "prover.questions",
+    "prover.stage",
+    "prover.proof",
+    "prover.rehearsal",
+    "prover.mutants",
+    "prover.mutator",
+    "prover.tapfile",
+    "prover.copies",
+    "prover",
+    "testing.expectations",
+    "testing.strategies",
+    "testing.leaks",
+    "testing.rows",
+    "testing.servers",
+    "testing.keeper",
+    "testing.templates",
+    "testing.orm",
+    "testing.places",
+    "testing.held",
+    "testing.access",
+    "testing.cases",
+    "testing.proving",
+    "testing.databases",
+    "testing.factories",
+    "testing.matrix",
+    "testing",
     "cli.shared",
     "cli.story",
     "cli.rules",
+    "cli.proving",
     "cli.owners",
     "cli.adopting",
     "cli.runtime",
@@ -108,16 +151,21 @@ DOORS = {
         *("ddl", "canary", "catalog", "normalizer", "applier", "planner", "installer", "scripter"),
         *("importer", "auditor", "backfiller", "forecaster", "keyring", "server", "demo", "starter", "cli"),
         *("connections", "prelude", "gatekeeper", "janitor", "blocks", "session", "attempts", "sqlalchemy", "alembic"),
+        *("preflight", "containers", "prover", "testing"),
         "denials",  # what it makes of the driver's exceptions is caught as they are
     },
-    "sqlalchemy": {"sqlalchemy", "alembic"},
+    "sqlalchemy": {"sqlalchemy", "alembic", "testing"},
     "alembic": {"alembic"},
+    "testcontainers": {"containers"},
+    "docker": {"containers"},
+    "hypothesis": {"testing"},
+    "pytest": {"testing"},
     "typer": {"cli"},
     "rich": {"cli"},
 }
 
 # Modules that write SQL around names: ddl, and those that may besides. The auditor and the backfiller fill the queries of `sql/owners`, the forecaster
-# those of `sql/shadow`; an attempt is one statement on one row; the recognizer writes the conditions that it tries on a temporary table.
+# those of `sql/shadow`; an attempt is one statement on one row, and the filler stores such rows; the recognizer writes the conditions that it tries on a temporary table.
 MAY_WRITE_NAMES = {
     "ddl",
     "scripter",
@@ -128,6 +176,11 @@ MAY_WRITE_NAMES = {
     "backfiller",
     "forecaster",
     "attempts",
+    "prover.filler",
+    "prover.stage",
+    "prover.copies",
+    "prover.tapfile",
+    "testing.keeper",
 }
 
 
@@ -211,7 +264,7 @@ def test_the_commands_are_imported_by_nobody_else() -> None:
 
 
 def test_nothing_is_imported_behind_the_back_of_these_tests() -> None:
-    """By name at run time only where it is meant: the loader imports the user's module, and the package its planning half."""
+    """By name at run time only where it is meant: the loader and the kit import the user's module, and two packages what they need seldom."""
     found = set()
     for module in modules():
         for node in ast.walk(tree(module)):
@@ -222,7 +275,7 @@ def test_nothing_is_imported_behind_the_back_of_these_tests() -> None:
             ):
                 found.add(module)
 
-    assert found == {"loader", "__init__"}
+    assert found == {"loader", "__init__", "testing", "testing.templates"}
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------
@@ -242,7 +295,8 @@ def test_every_door_is_used(package: str) -> None:
     assert users == DOORS[package]
 
 
-HEAVY = ["typer", "click", "rich", "sqlalchemy", "alembic", "pydantic", "pytest", "testcontainers", "psycopg_pool"]
+HEAVY = ["typer", "click", "rich", "sqlalchemy", "alembic", "pydantic", "pytest", "testcontainers"]
+HEAVY += ["hypothesis", "psycopg_pool"]
 
 
 def test_importing_rlskit_loads_psycopg_alone() -> None:
