@@ -8,8 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 import alembic.command
@@ -18,23 +17,18 @@ import pytest
 from alembic.config import Config
 from alembic.config import main as alembic_main
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import delete, insert, update
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
-import rlskit
 from rlskit.cli import app
-from rlskit.sqlalchemy import set_nobody
 from tests.projects import at_work_in
 from tests.revisions.conftest import snapshot
-from tests.support import ALICE, BOB, Database, Server, assert_ordinary
+from tests.support import ALICE, Database, Server, assert_ordinary
 from todos import use_cases
 from todos.__main__ import DATABASE_URL
 from todos.__main__ import main as todos_main
 from todos.access import rules
 from todos.database import asking, sessions_at
-from todos.models import Category, Note, Step, Todo
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "todo_sqlalchemy"
@@ -99,8 +93,8 @@ def test_the_readmes_commands_print_what_the_readme_says(
                 case ["export", *given]:
                     for each in given:
                         monkeypatch.setenv(*each.split("=", 1))
-                case ["pip", "install", "-r", "requirements.txt"] | ["psql", "-f", "roles.sql", "postgres"]:
-                    continue  # the fixture has run the latter
+                case ["pip", "install", "-r", _] | ["psql", "-f", "roles.sql", "postgres"] | ["pytest"]:
+                    continue  # the fixture has run psql, and test_own_suites runs pytest
                 case _:
                     raise AssertionError(command)
         printed = capsys.readouterr()
@@ -122,84 +116,6 @@ def test_a_link_of_the_readme_leads_somewhere() -> None:
 
     assert links
     assert [target for target in links if not (EXAMPLE / target).exists()] == []
-
-
-# --- who may do what -------------------------------------------------------------------------------------------------
-
-
-def test_rows_of_others_are_not_there(sessions: sessionmaker[Session]) -> None:
-    with asking(sessions, ALICE) as session:
-        milk = use_cases.add_todo(session, "milk", "errand", ["go out"]).id
-    with asking(sessions, BOB) as session:
-        assert (use_cases.todos(session), session.get(Todo, milk), session.query(Step).all()) == ([], None, [])
-        assert session.execute(delete(Todo)).rowcount == 0  # type: ignore[attr-defined]
-        session.add(Step(todo_id=milk, content="bob's"))  # PostgreSQL asks no rule for a foreign key
-    with sessions() as session:
-        set_nobody(session)
-        assert (use_cases.todos(session), use_cases.categories(session)) == ([], ["errand", "home", "work"])
-    with asking(sessions, ALICE) as session:
-        (todo,) = use_cases.todos(session)
-        assert (todo.content, todo.category and todo.category.name, [each.content for each in todo.steps]) == (
-            "milk",
-            "errand",
-            ["go out"],
-        )
-        session.delete(todo)
-    with asking(sessions, BOB) as session:
-        assert session.query(Step).all() == []
-
-
-Attempt = Callable[[Session], object]
-NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
-REFUSED: dict[str, tuple[Attempt, type[rlskit.Denied], str]] = {
-    "who owns a new todo": (
-        lambda session: session.execute(insert(Todo).values(content="x", owner="b2e1::bob")),
-        rlskit.TableDenied,
-        "todo",
-    ),
-    "when a todo was made": (
-        lambda session: session.execute(update(Todo).values(created_at=NEW_YEAR)),
-        rlskit.TableDenied,
-        "todo",
-    ),
-    "who owns a note": (
-        lambda session: session.execute(update(Note).values(owner="b2e1::bob")),
-        rlskit.TableDenied,
-        "note",
-    ),
-    "the title of a shared note": (lambda session: use_cases.retitle_note(session, 1, "x"), rlskit.ColumnDenied, "note"),
-    "who shares a shared note": (lambda session: use_cases.share_note(session, 1, BOB), rlskit.ColumnDenied, "note"),
-    "a category": (lambda session: session.add(Category(name="x")), rlskit.TableDenied, "category"),
-}  # fmt: skip
-
-
-def test_what_nobody_or_not_everybody_may_write_is_refused_by_name(sessions: sessionmaker[Session]) -> None:
-    with asking(sessions, BOB) as session:
-        use_cases.write_note(session, "party", "cake")
-        use_cases.share_note(session, 1, ALICE)
-    refused = {}
-    for what, (attempt, _, _) in REFUSED.items():
-        with pytest.raises(DBAPIError) as error, asking(sessions, ALICE) as session:
-            attempt(session)
-        found = rlskit.denial(error.value)
-        refused[what] = (type(found), found and found.table)
-
-    assert refused == {what: (kind, table) for what, (_, kind, table) in REFUSED.items()}
-
-
-def test_a_coauthor_reads_and_writes_and_leaves_the_note_to_its_owner(sessions: sessionmaker[Session]) -> None:
-    with asking(sessions, BOB) as session:
-        use_cases.write_note(session, "party", "cake")
-    with pytest.raises(rlskit.NotVisible), asking(sessions, ALICE) as session:
-        use_cases.edit_note(session, 1, "hers")
-    with asking(sessions, BOB) as session:
-        use_cases.share_note(session, 1, ALICE)
-    with asking(sessions, ALICE) as session:
-        use_cases.edit_note(session, 1, "tea")
-        with pytest.raises(rlskit.NotVisible):
-            rlskit.expect_row(session.execute(delete(Note)))
-    with asking(sessions, BOB) as session:
-        assert [(each.text, each.coauthors) for each in use_cases.notes(session)] == [("tea", ["a1f0::alice"])]
 
 
 # --- the revisions ---------------------------------------------------------------------------------------------------

@@ -14,9 +14,12 @@ from todos.access import rules
 
 
 def sessions_at(url: str) -> sessionmaker[Session]:
-    """Sessions there. A login that no rule binds is refused when the first connection is made, and so is a statement of nobody."""
+    """Sessions there. A login that no rule binds is refused when the first connection is made, and so is a statement of nobody.
+
+    Each connection that comes back is scrubbed: nothing of one user's session reaches the next.
+    """
     made = sessionmaker(create_engine(url))
-    guard(made, rules=rules)
+    guard(made, rules=rules, scrub=True)
     return made
 
 
