@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from psycopg.errors import InFailedSqlTransaction
 from sqlalchemy import Connection, Engine, NullPool, create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -66,10 +66,10 @@ def session(bind: Engine | Connection, asker: Asker, maker: Maker | None) -> Ite
         yield made
         try:
             made.commit()
-        except DBAPIError as error:
-            if not isinstance(error.orig, InFailedSqlTransaction):
+        except (DBAPIError, PendingRollbackError) as error:
+            if not _was_expected(error):
                 raise
-            made.rollback()  # for an error that the test expected
+            made.rollback()
 
 
 @asynccontextmanager
@@ -82,10 +82,15 @@ async def async_session(
         yield made
         try:
             await made.commit()
-        except DBAPIError as error:
-            if not isinstance(error.orig, InFailedSqlTransaction):
+        except (DBAPIError, PendingRollbackError) as error:
+            if not _was_expected(error):
                 raise
-            await made.rollback()  # as above
+            await made.rollback()
+
+
+def _was_expected(error: DBAPIError | PendingRollbackError) -> bool:
+    """Whether an earlier error, of a statement or of a flush, was caught inside by the test: then there is nothing to commit."""
+    return isinstance(error, PendingRollbackError) or isinstance(error.orig, InFailedSqlTransaction)
 
 
 def _say(made: Session | AsyncSession, asker: Asker) -> None:

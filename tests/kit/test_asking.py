@@ -106,6 +106,14 @@ def test_a_refusal_that_is_expected_inside_ends_the_block_in_peace(either: TestD
         assert asks(conn) == "alice"
 
 
+def test_a_flush_that_is_refused_as_expected_ends_the_block_in_peace(either: TestDatabase) -> None:
+    with either.as_nobody().session() as session, denied(kind="row"):
+        session.add(Board(content="plan"))
+        session.flush()
+    with either.as_user(ALICE).session() as session:
+        assert session.scalars(text("select content from board")).all() == []
+
+
 def test_a_block_is_not_ended_inside(either: TestDatabase) -> None:
     for end in ("commit", "rollback"):
         with pytest.raises(TransactionInProgressError, match="cannot be ended inside"), either.as_user(ALICE) as conn:
