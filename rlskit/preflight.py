@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import Connection
 from psycopg.errors import InsufficientPrivilege
+from psycopg.rows import tuple_row
 
 from rlskit import catalog, compiler, gatekeeper, planner, runtime
 from rlskit.errors import PlanError, RuleError
@@ -27,7 +28,7 @@ class Finding:
     """One reason why a green test would mean nothing; ``table`` is None where it concerns all of them.
 
     ``kind`` is stable. Of the role: "superuser", "bypassrls", "owner", the same after "member of ", and whatever else ``guard`` refuses a login for; of
-    a table: "missing", "no policies", "off", "not forced"; of the database: "runtime", "impossible" (the rules do not fit it), "differences".
+    a table: "missing", "no policies", "off", "not forced"; of the database: "identity", "runtime", "impossible" (the rules do not fit it), "differences".
     """
 
     table: QualifiedName | None
@@ -59,6 +60,7 @@ def findings(conn: Connection[Any], rules: Rules) -> tuple[Finding, ...]:
         )
     found = [
         *_of_role(conn, rules.role, database),
+        *_of_settings(conn),
         *_of_runtime(database),
         *(each for table in sorted(compiled.tables) for each in _of_table(table, database)),
     ]
@@ -79,6 +81,23 @@ def _of_role(conn: Connection[Any], role: str, database: Database) -> Iterator[F
     for refusal in refusals(facts):
         if not refusal.of_session:
             yield Finding(None, refusal.kind, f"role `{role}` {refusal.text}", refusal.hint or _ORDINARY)
+
+
+def _of_settings(conn: Connection[Any]) -> Iterator[Finding]:
+    """Whom the database makes of everybody who says nothing: a proof says of nobody that he is nobody."""
+    with catalog.reading(conn):
+        for name, where in conn.cursor(row_factory=tuple_row).execute(_SAID).fetchall():
+            text = f"{name} is set for everybody who connects: whoever says nothing is somebody"
+            yield Finding(None, "identity", text, f"alter {where} reset {name}")
+
+
+_SAID = """
+    select split_part(given, '=', 1), coalesce(format('database %I', datname), 'role all')
+    from pg_db_role_setting left join pg_database on oid = setdatabase, unnest(setconfig) as given
+    where setrole = 0 and coalesce(datname = current_database(), true)
+      and given ~* '^rlskit[.](sub|username|claims|actor|token)=.'
+    order by 1
+"""
 
 
 def _of_runtime(database: Database) -> Iterator[Finding]:
@@ -117,7 +136,7 @@ def _of_plan(conn: Connection[Any], rules: Rules, found: list[Finding]) -> Itera
         plan = planner.compare(conn, rules)
     except (PlanError, RuleError) as error:
         # Of a role or a table that cannot be it would only say again what was found.
-        if {each.kind for each in found} <= {"runtime", "no policies", "off", "not forced"}:
+        if {each.kind for each in found} <= {"identity", "runtime", "no policies", "off", "not forced"}:
             yield Finding(None, "impossible", error.message, error.hint)
         return
     steps = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,25 @@ from rlskit.prover.stage import MADE
 _COMMENT = "rlskit test: a copy of {}, for a proof"
 # While a copy is in use its name is locked in the database that it was made of.
 _LOCK = "select pg_try_advisory_lock(hashtext('rlskit'), hashtext(%s))"
+_OWNER = "select pg_get_userbyid(datdba)::text from pg_database where datname = %s"
+_SETTINGS = """
+    select split_part(given, '=', 1), substr(given, strpos(given, '=') + 1)
+    from pg_db_role_setting join pg_database as origin on origin.oid = setdatabase, unnest(setconfig) as given
+    where datname = %s and setrole = 0
+"""
+_CREATORS = """
+    select role_.rolname::text
+    from pg_database, aclexplode(datacl) as held left join pg_roles as role_ on role_.oid = held.grantee
+    where datname = %s and held.privilege_type = 'CREATE' and held.grantee <> datdba
+"""
+# Their values are kept as lists of quoted names; written as one text, they would be one name.
+_LISTS = {
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+}
 
 
 @contextmanager
@@ -40,8 +60,8 @@ def copied(conn: Connection[Any], say: Callable[[str], None] = lambda line: None
             _drop(conn, left)
         name = f"{MADE}{secrets.token_hex(6)}"
         cursor.execute(_LOCK, [name])
-        _create(conn, name, origin)
         try:
+            _create(conn, name, origin)
             yield name
         finally:
             _drop(conn, name)
@@ -67,14 +87,43 @@ def _create(conn: Connection[Any], name: str, origin: str) -> None:
             f"database `{origin}` cannot be copied while others are connected to it: {others} now",
             hint="PostgreSQL copies a database only when nobody else is in it: stop the application and its pools, or name a database for tests",
         )
+    owner = conn.cursor(row_factory=scalar_row).execute(_OWNER, [origin]).fetchone()
     try:
-        conn.execute(SQL("create database {} template {}").format(Identifier(name), Identifier(origin)))
+        conn.execute(
+            SQL("create database {} template {} owner {}").format(
+                Identifier(name), Identifier(origin), Identifier(str(owner))
+            )
+        )
+        carry_over(conn, name, origin)
     except InsufficientPrivilege as error:
         raise PlanError(
             f"`{conn.info.user}` may not copy database `{origin}`: {error.diag.message_primary}",
             hint="connect as a superuser",
         ) from error
     conn.execute(SQL("comment on database {} is {}").format(Identifier(name), Literal(_COMMENT.format(origin))))
+
+
+def carry_over(conn: Connection[Any], name: str, origin: str) -> None:
+    """Give the database ``name`` what CREATE DATABASE does not copy of ``origin``: the settings of its sessions, and who may create in it.
+
+    ``conn`` is in autocommit, and of whoever may alter both. Such a setting can switch triggers off, or row security.
+    """
+    for setting, value in conn.execute(_SETTINGS, [origin]).fetchall():
+        values = [Literal(each) for each in _listed(value)] if setting.lower() in _LISTS else [Literal(value)]
+        conn.execute(
+            SQL("alter database {} set {} to {}").format(
+                Identifier(name), Identifier(*setting.split(".")), SQL(", ").join(values)
+            )
+        )
+    for (grantee,) in conn.execute(_CREATORS, [origin]).fetchall():
+        role = SQL("public") if grantee is None else Identifier(grantee)
+        conn.execute(SQL("grant create on database {} to {}").format(Identifier(name), role))
+
+
+def _listed(value: str) -> list[str]:
+    """The names in a list, as PostgreSQL keeps it: quoted where they have to be."""
+    found = re.findall(r'"((?:[^"]|"")*)"|([^",\s]+)', value)
+    return [quoted.replace('""', '"') or plain for quoted, plain in found] or [""]
 
 
 def _others(conn: Connection[Any], origin: str) -> int:

@@ -187,7 +187,7 @@ def denied(
     """Expect the database to refuse what happens in the block; ``.denial`` is then what it refused.
 
     ``with denied(kind="row", table="todo"): …`` It counts whether psycopg raises it, rlskit at the end of ``as_user``, or SQLAlchemy. ``match`` is a regular expression for PostgreSQL's message, ``kind`` what was
-    refused, ``table`` the bare name of the table, ``columns`` all the columns. ``inside`` is the connection or session whose transaction is to go on:
+    refused ("table" is also a privilege on something else that the statement uses: name the table), ``table`` its bare name, ``columns`` all the columns. ``inside`` is the connection or session whose transaction is to go on:
     the block has a savepoint of its own then, which is rolled back; of an asynchronous one for ``async with``.
 
     Raises AssertionError where nothing was refused, or something else. What is not the database's goes its way.
@@ -233,20 +233,23 @@ def not_visible(result: Counted | Fetchable) -> None: ...
 def not_visible(result: Any = _BLOCK) -> Invisibility | None:
     """Expect that no row is reached, which the database does not call an error.
 
-    Of a result, that it touched or found none: ``not_visible(conn.execute("update …"))``. Of a block, that ``expect_row`` in it raises NotVisible:
+    Of a result, that it touched or found none: ``not_visible(conn.execute("update …"))``; of several statements at once each. Of a block, that ``expect_row`` in it raises NotVisible:
     ``with not_visible(): …``. Raises AssertionError where a row was reached, or
     where the block was refused; TypeError for a result that does not know how many rows there are.
     """
     __tracebackhide__ = True
     if result is _BLOCK:
         return Invisibility()
-    try:
-        expect_row(result)
-    except NotVisible:
-        return None
-    raise AssertionError(
-        f"expected: no row to be visible\ncame:     {counted(result.rowcount, 'row')} that the statement reached"
-    )
+    while True:
+        try:
+            expect_row(result)
+        except NotVisible:
+            if not getattr(result, "nextset", bool)():  # of several statements at once psycopg shows the first
+                return None
+        else:
+            raise AssertionError(
+                f"expected: no row to be visible\ncame:     {counted(result.rowcount, 'row')} that the statement reached"
+            )
 
 
 # --- in words --------------------------------------------------------------------------------------------------------

@@ -265,6 +265,8 @@ def test_a_row_that_is_there_is_told(conn: psycopg.Connection[Any]) -> None:
     with pytest.raises(AssertionError) as caught:
         not_visible(conn.execute("select content from note"))
     assert str(caught.value) == "expected: no row to be visible\ncame:     1 row that the statement reached"
+    with pytest.raises(AssertionError, match="1 row that the statement reached"):
+        not_visible(conn.execute(f"{NO_ROW}; select 1"))
     with pytest.raises(AssertionError, match="nothing was raised"), not_visible():
         expect_row(conn.execute("select content from note"))
     with pytest.raises(TypeError, match="does not know how many rows"):

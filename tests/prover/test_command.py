@@ -98,6 +98,43 @@ def test_a_copy_is_made_and_dropped_and_so_is_what_an_earlier_run_left(given: Da
     assert given.rows("select datname from pg_database where starts_with(datname, 'rlskit_proof_')") == []
 
 
+OF_THE_DATABASE = """
+    select pg_get_userbyid(datdba)::text, setconfig, has_database_privilege(%s, database.oid, 'create')
+    from pg_database as database left join pg_db_role_setting on setdatabase = database.oid and setrole = 0
+    where datname = %s
+"""
+
+
+def test_a_copy_has_what_postgresql_does_not_copy(given: Database) -> None:
+    """Its owner, its settings, who may create in it: each of them can open a database, and a proof in a copy would not notice."""
+    with given.connect(autocommit=True) as conn:
+        try:
+            conn.execute(f"grant create on database {given.name} to {given.app}".encode())
+            for setting in (
+                "session_replication_role = replica",
+                "app.motto = 'a, \"b\"'",
+                'search_path = "a ""b, c", public',
+            ):
+                conn.execute(f"alter database {given.name} set {setting}".encode())
+            with copied(conn) as name:
+                origin, copy = (
+                    conn.execute(OF_THE_DATABASE, [given.app, each]).fetchone() for each in (given.name, name)
+                )
+        finally:
+            conn.execute(f"alter database {given.name} reset all".encode())
+            conn.execute(f"revoke create on database {given.name} from {given.app}".encode())
+
+    assert (
+        copy
+        == origin
+        == (
+            given.owner,
+            ["session_replication_role=replica", 'app.motto=a, "b"', 'search_path="a ""b, c", public'],
+            True,
+        )
+    )
+
+
 def test_a_copy_that_is_in_use_is_left_alone(given: Database) -> None:
     told: list[str] = []
     with given.connect() as conn, copied(conn) as first, given.connect() as other:

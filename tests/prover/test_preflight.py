@@ -130,6 +130,12 @@ def test_all_else_that_a_role_is_is_told_together(conn: psycopg.Connection[Any],
     assert [kind for kind, _ in found] == ["bypassrls", "owner"]
 
 
+def test_an_identity_for_everybody_is_told(ruled: Database, conn: psycopg.Connection[Any], rules: Rules) -> None:
+    found = spoilt(conn, rules, f"alter database {ruled.name} set rlskit.sub = 'secret'")
+
+    assert found == [("identity", "rlskit.sub is set for everybody who connects: whoever says nothing is somebody")]
+
+
 def test_guard_says_the_same_of_a_login(ruled: Database, rules: Rules) -> None:
     with ruled.connect() as conn:
         conn.execute(f"alter role {ruled.app} bypassrls")

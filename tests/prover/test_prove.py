@@ -221,6 +221,12 @@ TAKEN_AWAY = {
     "default dropped": ("alter table todo alter column owner drop default", "create by owner"),
     "check dropped": ("alter table todo drop constraint rlskit_owner_check", "create by whoever bypasses the rules"),
     "trigger disabled": ("alter table todo disable trigger zz_rlskit_reassign", "update by owner"),
+    "owner changed at the commit": (
+        "create function steal() returns trigger language plpgsql security definer as"
+        " $$ begin update todo set owner = 'thief' where id = new.id; return null; end $$;"
+        " create constraint trigger steal after insert on todo deferrable initially deferred for each row execute function steal()",
+        "create by owner",
+    ),
     "policy for everybody": ("create policy everybody on todo for select to public using (true)", "read by stranger"),
     "moving arm open": (
         "alter policy rlskit_select on todo using"
