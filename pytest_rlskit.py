@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,10 @@ _INI = {
     "rlskit_isolation": ("string", "database: a copy for each test; transaction: one that is rolled back"),
     "rlskit_server": ("string", "where a PostgreSQL comes from: dsn, container, local or embedded"),
 }
+_KNOWN = {
+    "rlskit_isolation": ("database", "transaction"),
+    "rlskit_server": ("dsn", "container", "local", "embedded"),
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--rlskit-server",
-        choices=["dsn", "container", "local", "embedded"],
+        choices=_KNOWN["rlskit_server"],
         help="where a PostgreSQL comes from; else the first of these that can be had",
     )
     group.addoption("--rlskit-image", metavar="IMAGE", help="the image of the container (RLSKIT_TEST_IMAGE)")
@@ -49,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="end the run at once where no PostgreSQL can be had (RLSKIT_REQUIRE_DB=1)",
     )
     group.addoption(
-        "--rlskit-isolation", choices=["database", "transaction"], help="what tests get that do not say it themselves"
+        "--rlskit-isolation", choices=_KNOWN["rlskit_isolation"], help="what tests get that do not say it themselves"
     )
     for name, (kind, told) in _INI.items():
         parser.addini(name, told, type=kind, default=[] if kind == "linelist" else "")  # type: ignore[arg-type]
@@ -97,8 +102,8 @@ def _is_required(config: pytest.Config) -> bool:
 
 
 def _is_configured(config: pytest.Config) -> bool:
-    options = ("rlskit_dsn", "rlskit_server", "rlskit_image", "rlskit_isolation")
-    return any(map(config.getoption, options)) or any(map(config.getini, _INI)) or _is_required(config)
+    options = ("rlskit_dsn", "rlskit_server", "rlskit_image", "rlskit_isolation", "rlskit_require_db")
+    return any(map(config.getoption, options)) or any(map(config.getini, _INI))
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -106,8 +111,11 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Where a server is required, and none can be had, the run ends here."""
-    if _is_required(session.config) and not _is_worker(session.config):
+    """Where a key says what is not known, or a server is required and none can be had, the run ends here."""
+    for name, known in _KNOWN.items():
+        if (said := session.config.getini(name)) and said not in known:
+            raise pytest.UsageError(f"rlskit: {name} is `{said}`, and has to be one of {', '.join(known)}")
+    if _is_configured(session.config) and _is_required(session.config) and not _is_worker(session.config):
         from rlskit.errors import ServerError  # noqa: PLC0415 - not before it is needed
 
         try:
@@ -159,33 +167,31 @@ def rlskit_server(request: pytest.FixtureRequest) -> Iterator[TestServer]:
     """The PostgreSQL of this run: `version` and `provider`. No test gets a superuser's connection of it."""
     from rlskit import server  # noqa: PLC0415 - not before it is needed
     from rlskit.errors import ServerError  # noqa: PLC0415 - the same
-    from rlskit.testing import keeper  # noqa: PLC0415 - the same
+    from rlskit.testing import factories, keeper  # noqa: PLC0415 - the same
 
     config = request.config
     worker: str = getattr(config, "workerinput", {}).get("workerid", "")
-    try:
-        running = server.start(_found(config))
-        started = running.__enter__()
-    except ServerError as error:
-        if _is_required(config):
-            pytest.exit(f"rlskit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-        raise
-    try:
-        with keeper.at_work(started, worker) as made:
-            yield made
-            config.stash.setdefault(_USED, []).append(made.told())
-    finally:
-        running.__exit__(None, None, None)
+    with ExitStack() as stack:
+        with factories.plainly():
+            try:
+                running = stack.enter_context(server.start(_found(config)))
+            except ServerError as error:
+                if _is_required(config):
+                    pytest.exit(f"rlskit: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+                raise
+            made = stack.enter_context(keeper.at_work(running, worker))
+        yield made
+        config.stash.setdefault(_USED, []).append(made.told())
 
 
 @pytest.fixture
-def rlskit_db(request: pytest.FixtureRequest, rlskit_server: TestServer) -> Iterator[TestDatabase]:
+def rlskit_db(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
     """The test's database, as the ini keys describe it: `insert` and `stored` go past the rules; `as_user` and the others ask as an ordinary login."""
     from rlskit.testing import factories  # noqa: PLC0415 - not before it is needed
 
-    recipe = factories.configured(request.config)
-    isolation = factories.isolation_of(request, request.config.getini("rlskit_isolation") or "database")
-    with factories.for_test(rlskit_server, recipe, isolation) as made:
+    with factories.requested(
+        request, factories.configured, request.config.getini("rlskit_isolation") or "database"
+    ) as made:
         yield made
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, LiteralString, TypeAlias
+
+from psycopg import Connection
 
 from rlskit import attempts
 from rlskit.attempts import Answer, Attempt
+from rlskit.compiler import COMMAND_OF
 from rlskit.errors import KitError
 from rlskit.names import QualifiedName
 from rlskit.prelude import Asker
@@ -72,7 +75,45 @@ def answers(place: Place, who: Who | None, asked: Sequence[Question]) -> list[An
     """What the database does about each, in one transaction of ``who`` (None: nobody) that leaves nothing behind."""
     asker = Asker(None if who is None else identity_of(who))
     with place.asking(asker) as conn:
+        for each in asked:
+            _require_readable_key(conn, each)
         return [attempts.make(conn, each.attempt) for each in asked]
+
+
+def _require_readable_key(conn: Connection[Any], question: Question) -> None:
+    """Raise KitError where the row is looked for by what the login may not read: that would be refused, whatever it may do to the row."""
+    attempt = question.attempt
+    if attempt.operation == "create":
+        return
+    parameters = {
+        "key": [*attempt.key],
+        "schema": attempt.table.schema,
+        "table": attempt.table.name,
+        "privilege": COMMAND_OF[attempt.operation],
+    }
+    row = conn.execute(_UNREADABLE, parameters).fetchone()
+    if row is not None:
+        raise KitError(
+            f"{question.row} is found by `{row[0]}`, which the login may not read, so it proves nothing that it is refused",
+            hint=f'name the row by columns that it may read: row("{question.row.table}", …)',
+        )
+
+
+# Where the login holds the privilege at all; else the refusal is just that.
+_UNREADABLE: LiteralString = """
+    select attname::text
+    from pg_catalog.pg_class
+    join pg_catalog.pg_namespace on pg_namespace.oid = relnamespace
+    join pg_catalog.pg_attribute on attrelid = pg_class.oid and attname = any (%(key)s)
+    where nspname = %(schema)s and relname = %(table)s
+      and case %(privilege)s
+        when 'delete' then pg_catalog.has_table_privilege(pg_class.oid, 'delete')
+        else pg_catalog.has_any_column_privilege(pg_class.oid, %(privilege)s)
+      end
+      and not pg_catalog.has_column_privilege(pg_class.oid, attnum, 'select')
+    order by attnum
+    limit 1
+"""
 
 
 def verdict(who: Who | None, asked: Sequence[Question], given: Sequence[Answer], *, expected: bool) -> str:

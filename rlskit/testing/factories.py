@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlskit.errors import KitError
+from rlskit.errors import KitError, RlskitError
 from rlskit.loader import load as load_rules
 from rlskit.rules import Rules
 from rlskit.testing.databases import ISOLATIONS, Isolation, TestDatabase
@@ -37,10 +37,9 @@ def database(
     Files are relative to pytest's rootdir.
     """
 
-    @pytest.fixture(name=name)
-    def made(request: pytest.FixtureRequest, rlskit_server: TestServer) -> Iterator[TestDatabase]:
-        root = request.config.rootpath
-        recipe = Recipe(
+    def described(config: pytest.Config) -> Recipe:
+        root = config.rootpath
+        return Recipe(
             rules=loaded(rules, root),
             load=_several(load),
             prepare=_several(prepare),
@@ -48,7 +47,10 @@ def database(
             login=login,
             root=root,
         )
-        with for_test(rlskit_server, recipe, isolation_of(request, isolation)) as found:
+
+    @pytest.fixture(name=name)
+    def made(request: pytest.FixtureRequest) -> Iterator[TestDatabase]:
+        with requested(request, described, isolation) as found:
             yield found
 
     return made
@@ -70,12 +72,17 @@ def _several(given: Any) -> tuple[Any, ...]:
 
 
 def loaded(source: RulesSource, root: Path) -> Rules:
-    """The rules, of a file relative to ``root``, of a mapping, or of ``module:attribute``. Raises RuleFileError."""
+    """The rules, of a file relative to ``root``, of a mapping, or of ``module:attribute``. Raises RuleFileError, and KitError for a file that is missing."""
     if isinstance(source, Rules):
         return source
-    if isinstance(source, str) and ":" in source and not source.endswith(".toml"):
+    if isinstance(source, Mapping) or (isinstance(source, str) and ":" in source and not source.endswith(".toml")):
         return load_rules(source)
-    return load_rules(source if isinstance(source, Mapping) else root / source)
+    if not (root / source).exists():
+        raise KitError(
+            f"there is no `{source}` with the rules",
+            hint="name a TOML file, relative to pytest's rootdir, or module:attribute",
+        )
+    return load_rules(root / source)
 
 
 def configured(config: pytest.Config) -> Recipe:
@@ -107,6 +114,28 @@ def isolation_of(request: pytest.FixtureRequest, default: str) -> Isolation:
             hint='@pytest.mark.rlskit(isolation="transaction"), or "database"',
         )
     return next(each for each in ISOLATIONS if each == wanted)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """What is wrong is said without a traceback, which would bury it, and hold a DSN where pytest is asked for local variables."""
+    try:
+        yield
+    except RlskitError as error:
+        raise pytest.fail.Exception(f"{error.code} {error}", pytrace=False) from None
+
+
+@contextmanager
+def requested(
+    request: pytest.FixtureRequest, described: Callable[[pytest.Config], Recipe], default: str
+) -> Iterator[TestDatabase]:
+    """The database of the test that requests it. ``described`` gives its recipe, before any server is started; ``default`` is its isolation where nobody says another."""
+    with plainly():
+        recipe, isolation = described(request.config), isolation_of(request, default)
+        server: TestServer = request.getfixturevalue("rlskit_server")
+        template(server, recipe)
+    with for_test(server, recipe, isolation) as found:
+        yield found
 
 
 @contextmanager

@@ -19,8 +19,9 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import DependentObjectsStillExist, ObjectInUse
 from psycopg.sql import SQL, Identifier, Literal
 
-from rlskit.errors import KitError
+from rlskit.errors import KitError, RlskitError
 from rlskit.names import fitted
+from rlskit.prover.copies import carry_over
 from rlskit.server import Dsn, Running
 
 Made = TypeVar("Made")
@@ -30,6 +31,7 @@ _MARK = "made by rlskit.testing for a test run, and dropped when the last one en
 # Numbers of advisory locks, "rlst" and "rlsu" in ASCII: whoever is at work on this server shares the first; databases are made one at a time.
 _AT_WORK, _MAKING = 0x726C7374, 0x726C7375
 _HOST = re.compile(r"[\w.-]+")
+_EMPTY = "template1"  # the server's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,26 @@ class TestServer:
         return f"PostgreSQL {self.version} ({self.provider}); {asked}no test had a superuser's connection"
 
     def kept(self, what: object, make: Callable[[], Made]) -> Made:
-        """What was made before of ``what``, or is made now: templates are made once."""
+        """What was made before of ``what``, or is made now: templates are made once. Raises the RlskitError that it failed with, then and ever after."""
         if what not in self._kept:
-            self._kept[what] = make()
-        made: Made = self._kept[what]
+            try:
+                self._kept[what] = make()
+            except RlskitError as error:
+                self._kept[what] = error
+        made: Made | RlskitError = self._kept[what]
+        if isinstance(made, RlskitError):
+            raise made.with_traceback(None)
         return made
 
     # --- databases ---
 
-    def create_database(self, owner: str, template: str = "template1") -> str:
+    def create_database(self, owner: str, template: str = _EMPTY) -> str:
         """Make a database, a copy of another one where a template is named; its name."""
         name = f"{self._prefix}_{next(self._numbers)}"
         self._execute("create database {} template {} owner {}", name, template, owner)
         self._admin.execute(SQL("comment on database {} is {}").format(Identifier(name), Literal(_MARK)))
+        if template != _EMPTY:
+            carry_over(self._admin, name, template)
         return name
 
     def drop_database(self, name: str) -> None:

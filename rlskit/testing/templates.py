@@ -16,6 +16,7 @@ from psycopg.errors import DuplicateObject, InsufficientPrivilege
 
 from rlskit import gatekeeper, keyring, planner, preflight
 from rlskit.errors import KitError
+from rlskit.names import QualifiedName
 from rlskit.rules import Rules
 from rlskit.signing import SigningKey
 from rlskit.testing.keeper import Account, TestServer
@@ -71,7 +72,7 @@ def _made(server: TestServer, recipe: Recipe) -> Template:
         _apply_where_due(conn, recipe)
         key = _key(conn) if rules.mode == "signed" else None
     with closing(server.connect(name)) as conn:
-        _check_meaning(conn, rules)
+        _check_meaning(conn, recipe)
     login = _login(server, recipe)
     _check_login(server.url(name, login), key, rules)
     return Template(name, rules, owner, login, key)
@@ -157,15 +158,18 @@ def _key(conn: Connection[Any]) -> SigningKey:
     return key
 
 
-def _check_meaning(conn: Connection[Any], rules: Rules) -> None:
+def _check_meaning(conn: Connection[Any], recipe: Recipe) -> None:
     """Raise KitError with everything for which a green test would mean nothing, each difference from the rules among it."""
     texts, hints = [], []
-    for each in preflight.findings(conn, rules):
+    for each in preflight.findings(conn, recipe.rules):
         if each.kind == "differences":
-            plan = planner.compare(conn, rules)
-            texts += [f"it differs from the rules: {step.says}" for step in plan.steps]
+            plan = planner.compare(conn, recipe.rules)
+            texts += [f"{_place(step.table)} differs from the rules: {step.says}" for step in plan.steps]
             texts += [f"table `{foreign.table}`: {foreign.text}" for foreign in plan.undoing]
             hints.append(_DIFFERS)
+        elif each.kind == "missing" and not recipe.load:
+            texts.append(each.text)
+            hints.append("nothing is loaded, so the test database is empty: rlskit_load names what makes your tables")
         else:
             texts.append(each.text)
             hints.append(each.hint)
@@ -176,9 +180,13 @@ def _check_meaning(conn: Connection[Any], rules: Rules) -> None:
         )
 
 
+def _place(table: QualifiedName | None) -> str:
+    return f"table `{table}`" if table else "the schema rlskit"
+
+
 _DIFFERS = (
     "what was loaded holds something of rlskit's, so it is tested as it is: write what the rules say into your migrations, "
-    "or let the kit apply them on top, with apply=True"
+    "or let the kit apply them on top: rlskit.testing.database(…, apply=True)"
 )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from psycopg.errors import NotNullViolation
 
+from rlskit import Rules, TableRules, allow
 from rlskit.errors import KitError, PlanError
-from rlskit.testing import Row, TestDatabase, person, row
+from rlskit.testing import Row, TestDatabase, TestServer, factories, person, row
+from rlskit.testing.templates import Recipe
+from tests.kit.conftest import ROLE
 
 ALICE = person("alice", email="alice@example.com")
 
@@ -127,6 +132,16 @@ def test_what_cannot_be_asked_is_refused(
 ) -> None:
     with pytest.raises(KitError, match=reason):
         db.assert_cannot("alice", operation, *rows, **values)  # type: ignore[arg-type]
+
+
+def test_a_row_that_is_found_by_what_nobody_may_read_proves_nothing(kit: TestServer, recipe: Recipe) -> None:
+    hidden = Rules(TableRules("todo", allow.owner(), columns={"id": allow.same().to("delete")}), role=ROLE)
+    with factories.for_test(kit, replace(recipe, rules=hidden), "database") as db:
+        milk = db.insert("todo", content="milk", owner=person("alice"))
+
+        with pytest.raises(KitError, match="is found by `id`, which the login may not read"):
+            db.assert_cannot("alice", "read", milk)
+        db.assert_can("alice", "read", row("todo", content="milk"))
 
 
 def test_a_row_that_is_stored_is_not_created(db: TestDatabase, todo: Row) -> None:

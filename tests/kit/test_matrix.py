@@ -316,9 +316,9 @@ def test_a_database_that_differs_is_told_before_anything_is_asked(suite: pytest.
     result.assert_outcomes(errors=3, deselected=69)
     result.stdout.fnmatch_lines(
         [
-            "*KitError: a green test would mean nothing in this database: it differs from the rules: *policy*rlskit_select*",
-            "*KitError: a green test would mean nothing in this database: *todo* row *",
-            "*KitError: a green test would mean nothing in this database: *todo* not forced*",
+            "*E700 a green test would mean nothing in this database: * differs from the rules: *policy*rlskit_select*",
+            "*E700 a green test would mean nothing in this database: *todo* row *",
+            "*E700 a green test would mean nothing in this database: *todo* not forced*",
         ]
     )
 

@@ -176,7 +176,7 @@ def test_without_rules_a_test_is_told_what_to_set(pytester: pytest.Pytester, emb
     result = pytester.runpytest_inprocess("-p", "no:hypothesispytest", "--rlskit-dsn", embedded.dsn)
 
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*KitError: rlskit_rules is not set*"])
+    result.stdout.fnmatch_lines(["*E700 rlskit_rules is not set*"])
 
 
 def test_a_superusers_dsn_is_found_in_the_environment_and_workers_share_it(
@@ -233,7 +233,7 @@ def test_without_a_server_each_test_that_needs_one_is_an_error(suite: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             f"rlskit: no PostgreSQL can be had for the tests; {reasons}",
-            f"*ServerError: no PostgreSQL *{reasons}",
+            f"*E400 no PostgreSQL *{reasons}",
             "*hint: set RLSKIT_TEST_DSN*",
         ]
     )
@@ -252,6 +252,38 @@ def test_where_a_server_is_required_the_run_ends_at_once(
     result.stderr.fnmatch_lines(["ERROR: rlskit: no PostgreSQL can be had for the tests; *"])
 
 
+@pytest.mark.parametrize(("key", "value"), [("rlskit_isolation", "transactions"), ("rlskit_server", "docker")])
+def test_a_key_that_says_what_is_not_known_ends_the_run(suite: pytest.Pytester, key: str, value: str) -> None:
+    (suite.path / "pyproject.toml").write_text(f'{INI}{key} = "{value}"\n', encoding="utf-8")
+    suite.makepyfile("def test_it(rlskit_db): ...")
+    result = suite.runpytest_inprocess()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: rlskit: {key} is `{value}`, and has to be one of *"])
+
+
+def test_what_is_required_of_others_is_nothing_to_a_suite_without_the_kit(
+    pytester: pytest.Pytester, nowhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLSKIT_REQUIRE_DB", "1")
+    pytester.makepyfile("def test_it(): ...")
+
+    pytester.runpytest_inprocess("-p", "no:hypothesispytest").assert_outcomes(passed=1)
+
+
+def test_a_mistake_is_told_in_a_few_lines_and_no_server_is_started_for_rules_that_are_missing(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "start", None)
+    (suite.path / "rlskit.toml").unlink()
+    suite.makepyfile("def test_it(rlskit_db): ...")
+    result = suite.runpytest_inprocess("--rlskit-server", "embedded")
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E700 there is no `rlskit.toml` with the rules", "hint: name a TOML file, relative *"])
+    assert len(result.outlines) < 20
+
+
 def test_a_required_server_that_does_not_start_ends_the_run(
     suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,11 +299,14 @@ def test_a_required_server_that_does_not_start_ends_the_run(
 
 
 def test_a_dsn_that_cannot_be_reached_is_told_and_nothing_else_is_taken(suite: pytest.Pytester) -> None:
+    """In few lines, and with every local variable asked for."""
     suite.makepyfile("def test_one(rlskit_db): ...")
-    result = suite.runpytest_inprocess("--rlskit-dsn", "host=/nowhere user=x password=hidden")
+    result = suite.runpytest_inprocess("--rlskit-dsn", "host=/nowhere user=x password=hidden", "--showlocals")
 
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["rlskit: the server of the DSN cannot be reached*"])
+    assert "hidden" not in str(result.stdout) + str(result.stderr)
+    assert len(result.outlines) < 20
 
 
 # --- which server ----------------------------------------------------------------------------------------------------

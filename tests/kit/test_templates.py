@@ -61,6 +61,27 @@ def refused(kit: TestServer, recipe: Recipe) -> RlskitError:
     return caught.value
 
 
+def test_what_failed_once_fails_again_and_is_not_tried(kit: TestServer, here: Recipe) -> None:
+    tried = []
+
+    def load(dsn: str) -> None:
+        tried.append(dsn)
+        raise KitError("no")
+
+    recipe = replace(here, load=(load,))
+
+    assert [str(refused(kit, recipe)), str(refused(kit, recipe)), len(tried)] == ["no", "no", 1]
+
+
+def test_a_copy_has_the_settings_of_its_template(kit: TestServer, here: Recipe) -> None:
+    set_one = "do $$ begin execute format('alter database %I set work_mem = %L', current_database(), '5MB'); end $$"
+    recipe = replace(here, load=("schema.sql", then(set_one)))
+    with factories.for_test(kit, recipe, "database") as made, made.as_user("alice") as conn:
+        found = conn.execute("select current_setting('work_mem')").fetchone()
+
+    assert found == ("5MB",)
+
+
 # --- what was loaded -------------------------------------------------------------------------------------------------
 
 
@@ -73,8 +94,11 @@ def test_rules_that_were_loaded_are_checked_and_not_applied(kit: TestServer, her
 DIFFERENCES = {
     "row security is off": ("alter table todo disable row level security", "has policies, and its row security is off"),
     "not forced": ("alter table todo no force row level security", "row security of table `public.todo` is not forced"),
-    "a policy less": ("drop policy rlskit_select on todo", "it differs from the rules: .*policy rlskit_select"),
-    "a privilege more": (f"grant update on todo to {ROLE}", "it differs from the rules: "),
+    "a policy less": (
+        "drop policy rlskit_select on todo",
+        "table .public.todo. differs from the rules: .*policy rlskit_select",
+    ),
+    "a privilege more": (f"grant update on todo to {ROLE}", "table .public.todo. differs from the rules: "),
     "a policy of somebody else's": (
         f"create policy everybody on todo to {ROLE} using (true)",
         "table `public.todo`: .*everybody",
