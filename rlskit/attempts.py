@@ -26,7 +26,8 @@ class Attempt:
 
     ``values`` are what a create names and what an update sets, ``psycopg.sql.DEFAULT`` among them; ``columns`` are what a read shows, none being a matter of the row alone.
     A create has no key: its row is not there yet. ``blind``: the row that ``key`` finds is the one on which the cursor ``rlskit_row`` stands, which
-    somebody else has put there (see ``row``), so that the statement itself reads nothing of it.
+    somebody else has put there (see ``row``), so that the statement itself reads nothing of it. ``of_no_row``: an update or a delete that touches no row,
+    whatever is there, and needs the same privilege; where that is not refused it is allowed.
     """
 
     operation: Operation
@@ -35,6 +36,7 @@ class Attempt:
     values: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
     blind: bool = False
+    of_no_row: bool = False
 
     @property
     def statement(self) -> Composed:
@@ -61,6 +63,8 @@ class Attempt:
 
     @property
     def _where(self) -> Composed:
+        if self.of_no_row:
+            return SQL(" where false").format()
         return SQL(" where current of rlskit_row").format() if self.blind else _where(self.key)
 
 
@@ -87,7 +91,7 @@ def make(conn: Connection[Any], attempt: Attempt, *, keep: bool = False) -> Answ
         if not (error.diag.constraint_name or "").startswith(OUR_CHECKS):
             raise
         return Answer("refused", error=error)
-    return Answer("allowed" if rows else "not visible", rows)
+    return Answer("allowed" if rows or attempt.of_no_row else "not visible", rows)
 
 
 def _values(values: Mapping[str, Any]) -> Composed:

@@ -20,6 +20,7 @@ from rlskit.state import Policy, RowSecurity
 from rlskit.words import counted
 
 _APPLY = "rlskit apply"
+_NAMED = 3  # differences; the others are counted
 _ORDINARY = "name an ordinary role in the rules: not superuser, no BYPASSRLS, no owner of a table, and a member of none"
 
 
@@ -145,8 +146,13 @@ def _of_plan(conn: Connection[Any], rules: Rules, found: list[Finding]) -> Itera
         if told.get(each.table) not in ("no policies", "runtime")
         and not (each.table in told and isinstance(each.after, RowSecurity))
     ]
-    if number := len(steps) + len(plan.undoing):
+    differences = [
+        *(f"{each.table or 'the schema rlskit'}: {each.says}" for each in steps),
+        *(f"{each.table}: {each.text}" for each in plan.undoing),
+    ]
+    if number := len(differences):
         others = counted(number, "other difference" if found else "difference")
-        yield Finding(
-            None, "differences", f"the database is not as the rules say: {others}", "rlskit check tells which"
-        )
+        more = [f"and {number - _NAMED:,} more"] if number > _NAMED else []
+        named = "; ".join([*differences[:_NAMED], *more])
+        text = f"the database is not as the rules say: {others}: {named}"
+        yield Finding(None, "differences", text, "rlskit check tells all of it, and rlskit apply mends it")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from psycopg import Connection
@@ -10,6 +10,7 @@ from psycopg import Connection
 from rlskit import catalog, preflight, runtime
 from rlskit.connections import check_idle
 from rlskit.names import QualifiedName
+from rlskit.preflight import Finding
 from rlskit.prover import mutants, mutator, tapfile
 from rlskit.prover.cells import Cell, Probe
 from rlskit.prover.mutants import Mutant
@@ -17,7 +18,7 @@ from rlskit.prover.mutator import Mutation, Mutations
 from rlskit.prover.people import Person
 from rlskit.prover.proof import Failure, Proof, Result
 from rlskit.prover.rehearsal import Rehearsal, Values, chosen_tables, rehearse
-from rlskit.rules import Rules
+from rlskit.rules import Rules, TableRules
 
 __all__ = [
     "Cell",
@@ -48,7 +49,7 @@ def prove(
 
     ``conn`` is an idle connection of a superuser. Everything happens in one transaction, which is rolled back: rows are stored past the rules,
     and the questions are asked as an ordinary login in the rules' role that is made in it. Sequences advance, as they do in every transaction
-    that is rolled back. ``tables`` are those to prove, without them all that have rules. ``values`` say what cannot be made up for columns:
+    that is rolled back. Where the role, the runtime, a table or its policies are missing, nothing is asked. ``tables`` are those to prove, without them all that have rules. ``values`` say what cannot be made up for columns:
     table -> column -> text. ``say`` hears how far it is.
 
     Raises PlanError for a table without rules and for any other login; TransactionInProgressError for a connection in a transaction.
@@ -57,8 +58,8 @@ def prove(
     chosen = chosen_tables(rules, tables)
     found = preflight.findings(conn, rules)
     said = tuple((each.name, str(each)) for each in chosen)
-    if any(each.kind == "no role" for each in found):
-        return Proof((), found, said)
+    if any(_stops(each, chosen) for each in found):
+        return Proof((), found, said, asked=False)
     with rehearse(conn, rules, *(each.name for each in chosen), values=values) as rehearsal:
         return Proof(_results(rehearsal, say), found, said)
 
@@ -80,7 +81,7 @@ def mutate(
     found = preflight.findings(conn, rules)
     said = tuple((each.name, str(each)) for each in chosen)
     if found:
-        return Mutations(Proof((), found, said))
+        return Mutations(Proof((), found, said, asked=False))
     names = [each.name for each in chosen]
     with rehearse(conn, rules, *names, values=values) as rehearsal:
         proof = Proof(_results(rehearsal, say), found, said)
@@ -109,6 +110,12 @@ def pgtap(
         conn.execute(runtime.script("prover/far_sequences.sql").encode())
         with rehearse(conn, rules, *tables, values=values, seed=seed) as rehearsal:
             return tapfile.script(rehearsal)
+
+
+def _stops(finding: Finding, chosen: Collection[TableRules]) -> bool:
+    """Whether nothing that is asked could come out as the rules say: they have not been applied."""
+    concerned = finding.table is None or any(each.name == finding.table for each in chosen)
+    return concerned and finding.kind in ("no role", "runtime", "missing", "no policies")
 
 
 def _results(rehearsal: Rehearsal, say: Callable[[str], None]) -> list[Result]:

@@ -9,14 +9,16 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import scalar_row
+from psycopg.rows import scalar_row, tuple_row
 
-from rlskit import ddl
+from rlskit import ddl, runtime
+from rlskit.names import QualifiedName
+from rlskit.prover import scenes
 from rlskit.prover.cells import Cell
 from rlskit.prover.mutants import Mutant
 from rlskit.prover.proof import Proof
 from rlskit.prover.rehearsal import Rehearsal
-from rlskit.state import Grant, RowSecurity, Usage
+from rlskit.state import Grant, RowSecurity, Trigger, Usage
 from rlskit.words import counted
 
 
@@ -74,6 +76,7 @@ class Mutations:
         return {
             "clean": self.clean,
             "proved": self.proof.clean,
+            "findings": self.proof.to_dict()["findings"],
             "mutants": len(self.results),
             "caught": len(self.caught),
             "survivors": len(self.survivors),
@@ -107,6 +110,14 @@ def mutate(
     return tuple(_Run(conn, rehearsal, mutants, say).results())
 
 
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """Another protection, in words, and what takes it away."""
+
+    what: str
+    statements: tuple[str, ...]
+
+
 class _Run:
     """One run over all mutants. It remembers which cell noticed what, and asks that one first when the like comes again."""
 
@@ -124,7 +135,7 @@ class _Run:
     def _result(self, mutant: Mutant) -> Mutation:
         with self._conn.transaction(force_rollback=True):
             try:
-                self._make(mutant)
+                self._make(mutant.statements)
             except psycopg.DatabaseError as error:
                 return Mutation(mutant, obstacle=error.diag.message_primary or type(error).__name__)
             if also := self._held_besides(mutant):
@@ -133,8 +144,8 @@ class _Run:
                 return Mutation(mutant, caught_by=cell)
         return Mutation(mutant, behind=self._behind(mutant))
 
-    def _make(self, mutant: Mutant) -> None:
-        for statement in mutant.statements:
+    def _make(self, statements: Sequence[str]) -> None:
+        for statement in statements:
             self._conn.execute(statement.encode())
 
     def _first_red(self, mutant: Mutant) -> Cell | None:
@@ -187,18 +198,65 @@ class _Run:
                     found = "row security, by which nobody may do that"
                 case _:
                     continue
-            if self._decides(mutant, other):
+            if self._decides(mutant, [_Other(found, other.statements)]):
                 return found
+        return self._behind_several(mutant)
+
+    def _behind_several(self, mutant: Mutant) -> str:
+        """The same of several at once, which the server has to show as well: missing grants and guard triggers, and then NOT NULL of owner columns too."""
+        guards = list(self._guards(mutant))
+        for others in (guards, [*guards, *self._required(mutant.object.table)]):
+            if self._decides(mutant, others):
+                return " and ".join(each.what for each in self._needed(mutant, others))
         return ""
 
-    def _decides(self, mutant: Mutant, other: Mutant) -> bool:
-        """Whether the mutant makes a difference where the other is made before it."""
+    def _guards(self, mutant: Mutant) -> Iterator[_Other]:
+        for other in self._mutants:
+            if other.object.table != mutant.object.table or other.effect != "opens" or other.object == mutant.object:
+                continue
+            if not {*mutant.operations} & {*other.operations}:
+                continue
+            match other.object:
+                case Grant(columns=None):
+                    yield _Other(f"a privilege that nobody has ({other.object.privilege})", other.statements)
+                case Trigger(name=name) if other.what.endswith(": dropped"):
+                    yield _Other(f"trigger {name}", other.statements)
+
+    def _required(self, table: QualifiedName) -> list[_Other]:
+        """NOT NULL of the owner columns."""
+        ruled = [each for each in self._rehearsal.rules.tables if each.name == table]
+        columns = [naming.column for each in ruled for naming in scenes.namings(each, (), ())]
+        asked = {"table": ddl.text(ddl.qualified(table)), "columns": columns}
+        cursor = self._conn.cursor(row_factory=tuple_row)
+        found = cursor.execute(runtime.script("prover/required.sql").encode(), asked).fetchall()
+        return [_Other(f"NOT NULL of {name}", (statement,)) for name, statement in found]
+
+    def _needed(self, mutant: Mutant, others: Sequence[_Other]) -> list[_Other]:
+        """Those of the others without which the mutant would make a difference: what is named is what it stands behind."""
+        needed = list(others)
+        for each in others:
+            fewer = [other for other in needed if other is not each]
+            if self._decides(mutant, fewer):
+                needed = fewer
+        return needed
+
+    def _decides(self, mutant: Mutant, others: Sequence[_Other]) -> bool:
+        """Whether the mutant makes a difference where the others are taken away before it. What cannot be taken away shows nothing."""
+        if not others:
+            return False  # alone it made none
+        try:
+            return self._makes_a_difference(mutant, others)
+        except psycopg.DatabaseError:
+            return False
+
+    def _makes_a_difference(self, mutant: Mutant, others: Sequence[_Other]) -> bool:
         with self._conn.transaction(force_rollback=True):
-            self._make(other)
+            for other in others:
+                self._make(other.statements)
             for cell in (each for each in self._cells(mutant) if each.operation in mutant.operations):
                 alone = self._rehearsal.prove(cell)
                 with self._conn.transaction(force_rollback=True):
-                    self._make(mutant)
+                    self._make(mutant.statements)
                     if self._rehearsal.prove(cell) != alone:
                         return True
         return False
@@ -213,7 +271,7 @@ def _cell(cell: Cell) -> dict[str, str]:
 
 def _story(mutations: Mutations) -> Iterator[str]:
     if not mutations.proof.clean:
-        yield "nothing was weakened: cells are red without any mutant"
+        yield "nothing was weakened: the proof is red without any mutant"
         yield str(mutations.proof)
         return
     if not mutations.results:

@@ -28,9 +28,9 @@ def probes(ground: Ground) -> Iterator[Probe]:
             "the rows",
             part,
             owner,
-            Attempt("update", part, values={name: stored.row[name] for name in ground.writable[:1]}),
+            Attempt("update", part, values={name: stored.row[name] for name in ground.writable[:1]}, of_no_row=True),
         )
-        yield _probe("the rows", part, owner, Attempt("delete", part))
+        yield _probe("the rows", part, owner, Attempt("delete", part, of_no_row=True))
         # Needs no row that is there: where row security is not forced, it is the bounds at most that refuse it.
         yield _probe("a new row", part, above, new)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from rlskit.words import counted
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SHOWN = 3  # failures of a cell; the others are counted
+_TOLD = 5  # red cells, and tables of which nothing could be asked; JSON and JUnit have all of them
 _LOOK = "rlskit plan says what differs from the rules, and rlskit apply brings the table back to them"
 
 
@@ -49,7 +51,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Proof:
-    """What came of all cells, of tables with these ``rules`` in words. ``findings`` are why the database is none that proves anything.
+    """What came of all cells, of tables with these ``rules`` in words.
+
+    ``findings`` are why the database is none that proves anything; ``asked`` is False where nothing was asked because of them.
 
     ``str()`` tells it: a matrix for each table, and each red cell.
     """
@@ -57,6 +61,7 @@ class Proof:
     results: Sequence[Result]
     findings: tuple[Finding, ...] = ()
     rules: tuple[tuple[QualifiedName, str], ...] = ()
+    asked: bool = True
 
     @property
     def total(self) -> int:
@@ -70,7 +75,7 @@ class Proof:
 
     @property
     def proved(self) -> int:
-        """How many cells are proved."""
+        """How many cells are as the rules say; where ``findings`` stand, they prove nothing."""
         return self.total - len(self.red)
 
     @property
@@ -95,6 +100,7 @@ class Proof:
         """The proof as JSON can hold it."""
         return {
             "clean": self.clean,
+            "asked": self.asked,
             "cells": self.total,
             "proved": self.proved,
             "probes": self.probes,
@@ -140,6 +146,10 @@ class Proof:
 # --- in words ----------------------------------------------------------------------------------------------
 
 _NONE = "hint: the rules have no table that anybody could be asked about; name the rule file with --rules"
+_NOT_ASKED = (
+    "nothing was asked: as long as that stands, no answer would mean anything",
+    "hint: do what is said above (rlskit apply brings the rules into the database), and then test again",
+)
 _MARKS = {"allowed": "+", "held": "·", "red": "X"}
 
 
@@ -160,15 +170,35 @@ def _story(proof: Proof) -> Iterator[str]:
 
 
 def _verdict(proof: Proof) -> Iterator[str]:
-    for each in proof.red:
-        yield f"red: {each.cell.table}, {each.name}"
-        yield from (f"  {line}" for line in _red(each, _SHOWN))
+    if not proof.asked:
+        yield from _NOT_ASKED
+        return
+    told = list(_red_cells(proof))
+    for lines, _ in told[:_TOLD]:
+        yield from lines
         yield ""
-    yield f"{proof.proved:,} of {counted(proof.total, 'cell')} proved, by {counted(proof.probes, 'attempt')}"
+    if more := sum(cells for _, cells in told[_TOLD:]):
+        yield f"and {more:,} more: --format json or --junit FILE has them all"
+        yield ""
+    cells = f"{proof.proved:,} of {counted(proof.total, 'cell')}"
+    if not proof.findings or not proof.total:
+        yield f"{cells} proved, by {counted(proof.probes, 'attempt')}"
+    else:
+        yield f"{cells} are as the rules say, and prove nothing: see the first line"
     if not proof.total:
         yield _NONE
-    elif proof.red:
+    elif any(each.failures for each in proof.red):
         yield f"hint: {_LOOK}"
+
+
+def _red_cells(proof: Proof) -> Iterator[tuple[list[str], int]]:
+    """Lines, and how many red cells they are about: a table of which nothing could be asked is told once."""
+    obstacles = Counter((each.cell.table, each.cell.obstacle) for each in proof.red if each.cell.obstacle)
+    for (table, obstacle), cells in obstacles.items():
+        yield [f"red: {table}, all that is asked of it", f"  {obstacle}"], cells
+    for each in proof.red:
+        if not each.cell.obstacle:
+            yield [f"red: {each.cell.table}, {each.name}", *(f"  {line}" for line in _red(each, _SHOWN))], 1
 
 
 def _by_table(proof: Proof) -> Iterator[tuple[QualifiedName, list[Result]]]:

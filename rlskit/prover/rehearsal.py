@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import scalar_row
+from psycopg.errors import InFailedSqlTransaction, InvalidSavepointSpecification
+from psycopg.rows import scalar_row, tuple_row
 
-from rlskit import auditor, catalog, compiler
+from rlskit import auditor, catalog, compiler, runtime
 from rlskit.errors import PlanError, RlskitError, UnfillableError
 from rlskit.facts import Database
 from rlskit.names import QualifiedName
@@ -25,6 +26,7 @@ from rlskit.prover.scenes import Naming
 from rlskit.prover.shapes import Shape
 from rlskit.prover.stage import Stage, TransactionStage
 from rlskit.rules import Rules, TableRules, Unmanaged
+from rlskit.words import did_you_mean
 
 _WHOLE_NAME = 60  # more than the characters of anybody whom a proof makes up, as <sub>::<username>
 
@@ -84,7 +86,11 @@ def prepare(
     values: Values | None = None,
     seed: int | None = None,
 ) -> tuple[tuple[Cell, ...], Filler]:
-    """Store the rows of these tables past the rules, in the transaction of ``conn``, and return their cells."""
+    """Store the rows of these tables past the rules, in the transaction of ``conn``, and return their cells.
+
+    Raises PlanError for values of a table that is not there.
+    """
+    _check_values(conn, values or {})
     chance = SystemRandom() if seed is None else Random(seed)  # noqa: S311 - a seed is asked for to get the same again
     filler = Filler(conn, values=values, chance=chance)
     found: list[Cell] = []
@@ -103,6 +109,17 @@ def chosen_tables(rules: Rules, tables: Iterable[str | QualifiedName] = ()) -> l
     if alone := [each for each in named if isinstance(each.allow, Unmanaged)]:
         raise PlanError(f"table `{alone[0].name}` is {alone[0].allow}", hint="there is nothing to prove: name another")
     return named or [each for each in rules.tables if not isinstance(each.allow, Unmanaged)]
+
+
+def _check_values(conn: Connection[Any], values: Values) -> None:
+    """Raise PlanError for values of a table that is not there, with its schema or without: they would be for nothing."""
+    if not values:
+        return
+    rows = conn.cursor(row_factory=tuple_row).execute(runtime.script("prover/known_tables.sql").encode()).fetchall()
+    known = {name: None for schema, table in rows for name in (table, str(QualifiedName(schema, table)))}
+    for each in values:
+        if each not in known:
+            raise PlanError(f"values are said for `{each}`, and there is no such table", hint=did_you_mean(each, known))
 
 
 def _check_login(conn: Connection[Any]) -> None:
@@ -196,6 +213,11 @@ def _outcome(stage: Stage, probe: Probe) -> str:
     """What PostgreSQL did, where it is not what is expected; nothing where it is."""
     try:
         performed = stage.perform(probe)
+    except (InFailedSqlTransaction, InvalidSavepointSpecification) as error:  # there is not even a savepoint any more
+        raise PlanError(
+            "the transaction of the proof was aborted, and nothing more can be asked in it",
+            hint="rlskit check tells what of the rules is not in this database",
+        ) from error
     except psycopg.DatabaseError as error:
         return f"failed: {_words(error)}"
     answer = performed.answer

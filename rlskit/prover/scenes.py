@@ -139,7 +139,7 @@ def owner_by(naming: Naming, way: Way) -> str:
 
 
 def _spelled(naming: Naming, way: Way) -> str:
-    return "" if way == naming.ways[0] else f", named by {way.words},"
+    return "" if way == naming.ways[0] else f" (named by {way.words})"
 
 
 def _rest(named: tuple[Naming, ...], cast: Cast) -> dict[str, Any]:

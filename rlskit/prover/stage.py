@@ -81,8 +81,8 @@ class TransactionStage:
         watched = probe.afterwards is not None
         already = self._count(probe) if watched and probe.attempt.operation == "create" else 0
         login = self._login_of(probe)
-        say(self._conn, probe.person, self._key, login=login)
         try:
+            say(self._conn, probe.person, self._key, login=login)
             performed = _prepared(self._conn, probe)
             if performed is None:
                 self._place(probe, login)

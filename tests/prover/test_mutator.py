@@ -206,6 +206,33 @@ def test_what_another_protection_makes_good_is_decided_by_the_server(
     assert behind in mutation.behind
 
 
+def test_what_several_protections_make_good_together_is_no_survivor(server: Server) -> None:
+    """The policy's check is behind the guard trigger of a list that must not be NULL, as no grant alone would tell."""
+    with fresh_database(server, "several") as database:
+        database.execute(
+            "create table article (id serial primary key, title text not null, created_by text, editors text[] not null)"
+        )
+        owner, editors = allow.owner_defined_in("created_by"), allow.owners_defined_in("editors")
+        rules = database.apply(
+            TableRules(
+                "article",
+                owner,
+                editors.to("read", "update"),
+                columns={"created_by": allow.same().to("read", "delete"), "editors": [owner, editors.to("read")]},
+            )
+        )
+        with database.connect() as conn:
+            with catalog.reading(conn):
+                found = list(mutants(catalog.read(conn, [ARTICLE], rules.role), [ARTICLE], rules.role))
+            (check,) = (each for each in found if each.what == "policy rlskit_update: WITH CHECK is true")
+            with prover.rehearse(conn, rules) as rehearsal:
+                # As in `mutate`: what could stand before it is among the mutants, and only this one is asked about.
+                conn.execute("set constraints all immediate")
+                mutation = mutator._Run(conn, rehearsal, found, lambda line: None)._result(check)
+
+    assert (mutation.survived, mutation.behind) == (False, "trigger 00_rlskit_update_editors")
+
+
 def test_nothing_of_it_is_left(mutated: tuple[Mutations, Any, Any], ruled: Database) -> None:
     _, before, after = mutated
 

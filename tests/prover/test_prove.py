@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import psycopg
 import pytest
 
-from rlskit import Open, Rules, TableRules, allow, catalog, compiler, plan
+from rlskit import Open, Rules, TableRules, allow, catalog, compiler, ddl, plan
 from rlskit.demo import RULES as DEMO
 from rlskit.errors import PlanError, TransactionInProgressError
 from rlskit.prover import Proof, Rehearsal, prove, rehearse
@@ -278,7 +278,61 @@ def test_a_red_proof_says_where_who_what_and_why(server: Server) -> None:
     assert "expected not visible, PostgreSQL says allowed: 1 row" in told
     assert "the rules: no rule with delete names the caller in the row" in told
     assert 'statement: delete from "public"."note" where current of rlskit_row' in told
-    assert f"{proof.proved:,} of {proof.total:,} cells proved" in told
+    assert "1 difference: public.note: alter policy rlskit_delete for delete" in told.splitlines()[0]
+    assert (
+        f"{proof.proved:,} of {proof.total:,} cells are as the rules say, and prove nothing: see the first line" in told
+    )
+    assert told.count("\nred: ") == 5
+    assert f"and {len(proof.red) - 5} more: --format json or --junit FILE has them all" in told
+
+
+def test_a_database_without_the_rules_is_asked_nothing(server: Server) -> None:
+    with fresh_database(server, "prove") as database:
+        database.execute("create table note (id serial primary key, content text)")
+        proof = proved(database, database.rules(TableRules("note", allow.owner())))
+
+    assert [each.kind for each in proof.findings] == ["runtime", "no policies"]
+    assert (proof.total, proof.clean, proof.to_dict()["asked"]) == (0, False, False)
+    assert "nothing was asked" in str(proof)
+    assert "rlskit apply" in str(proof).splitlines()[-1]
+    assert ElementTree.fromstring(proof.junit()).get("failures") == "2"
+
+
+def test_an_aborted_transaction_is_no_verdict(ready: tuple[psycopg.Connection[Any], Rehearsal]) -> None:
+    conn, rehearsal = ready
+    with conn.transaction(force_rollback=True):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            conn.execute("select from gone")
+        with pytest.raises(PlanError, match="was aborted"):
+            rehearsal.prove(rehearsal.cells[0])
+
+
+def test_the_partitions_of_others_are_asked_about_without_a_row_of_theirs(server: Server) -> None:
+    with fresh_database(server, "prove") as database:
+        database.execute(
+            "create table log (id int primary key, owner text) partition by range (id)",
+            "create table rest partition of log default",
+        )
+        rules = database.apply(TableRules("log", allow.owner()))
+        database.execute(
+            f"grant delete, update on rest to {database.app}", "alter table rest disable row level security"
+        )
+        proof = proved(database, rules)
+    asked = {
+        (each.probe.attempt.operation, ddl.text(each.probe.attempt.statement).partition(" where ")[2], each.did)
+        for result in proof.red
+        for each in result.failures
+        if result.cell.person == "owner, naming a part"
+    }
+
+    assert asked == {(each, "false", "allowed: 0 rows") for each in ("update", "delete")}
+
+
+def test_values_of_a_table_that_is_not_there_are_refused(fresh: Database, rules: Rules) -> None:
+    with fresh.connect() as conn, pytest.raises(PlanError, match=r"`app[.]contry`") as caught:
+        prove(conn, rules, "country", values={"app.contry": {"code": "AT"}})
+
+    assert caught.value.hint == "did you mean `app.country`?"
 
 
 def test_a_finding_alone_is_red(fresh: Database, rules: Rules) -> None:
@@ -291,6 +345,7 @@ def test_a_finding_alone_is_red(fresh: Database, rules: Rules) -> None:
     suites = ElementTree.fromstring(proof.junit())
 
     assert ([each.kind for each in proof.findings], len(proof.red), proof.clean) == (["bypassrls"], 0, False)
+    assert str(proof).endswith("cells are as the rules say, and prove nothing: see the first line")
     assert suites[0].get("name") == "database"
 
 
@@ -298,7 +353,9 @@ def test_a_row_that_cannot_be_made_is_a_red_cell_with_its_reason(fresh: Database
     proof = proved(fresh, rules, "odd")
 
     assert (proof.total, proof.proved, proof.clean) == (4, 0, False)
-    assert "its rows could not be made" in str(proof)
+    assert str(proof).count("its rows could not be made") == 1
+    assert "--values" in str(proof)
+    assert "rlskit plan" not in str(proof)
 
 
 def test_nothing_to_prove_is_red() -> None:
