@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from rlskit import reference
+from rlskit.filler.shapes import Shape
 from rlskit.identity import Identity
 from rlskit.names import QualifiedName
 from rlskit.prover.people import Cast
 from rlskit.prover.scenes import Naming, Scene
-from rlskit.prover.shapes import Shape
 from rlskit.reference import Decision
 from rlskit.rules import TableRules
 from rlskit.vocabulary import Operation

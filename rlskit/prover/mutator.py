@@ -9,11 +9,9 @@ from typing import Any
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import scalar_row, tuple_row
+from psycopg.rows import scalar_row
 
-from rlskit import ddl, runtime
-from rlskit.names import QualifiedName
-from rlskit.prover import scenes
+from rlskit import ddl
 from rlskit.prover.cells import Cell
 from rlskit.prover.mutants import Mutant
 from rlskit.prover.proof import Proof
@@ -203,12 +201,11 @@ class _Run:
         return self._behind_several(mutant)
 
     def _behind_several(self, mutant: Mutant) -> str:
-        """The same of several at once, which the server has to show as well: missing grants and guard triggers, and then NOT NULL of owner columns too."""
+        """The same of several at once, which the server has to show as well: missing grants and guard triggers."""
         guards = list(self._guards(mutant))
-        for others in (guards, [*guards, *self._required(mutant.object.table)]):
-            if self._decides(mutant, others):
-                return " and ".join(each.what for each in self._needed(mutant, others))
-        return ""
+        if not self._decides(mutant, guards):
+            return ""
+        return " and ".join(each.what for each in self._needed(mutant, guards))
 
     def _guards(self, mutant: Mutant) -> Iterator[_Other]:
         for other in self._mutants:
@@ -221,15 +218,6 @@ class _Run:
                     yield _Other(f"a privilege that nobody has ({other.object.privilege})", other.statements)
                 case Trigger(name=name) if other.what.endswith(": dropped"):
                     yield _Other(f"trigger {name}", other.statements)
-
-    def _required(self, table: QualifiedName) -> list[_Other]:
-        """NOT NULL of the owner columns."""
-        ruled = [each for each in self._rehearsal.rules.tables if each.name == table]
-        columns = [naming.column for each in ruled for naming in scenes.namings(each, (), ())]
-        asked = {"table": ddl.text(ddl.qualified(table)), "columns": columns}
-        cursor = self._conn.cursor(row_factory=tuple_row)
-        found = cursor.execute(runtime.script("prover/required.sql").encode(), asked).fetchall()
-        return [_Other(f"NOT NULL of {name}", (statement,)) for name, statement in found]
 
     def _needed(self, mutant: Mutant, others: Sequence[_Other]) -> list[_Other]:
         """Those of the others without which the mutant would make a difference: what is named is what it stands behind."""

@@ -16,14 +16,14 @@ from psycopg.rows import scalar_row, tuple_row
 from rlskit import auditor, catalog, compiler, runtime
 from rlskit.errors import PlanError, RlskitError, UnfillableError
 from rlskit.facts import Database
+from rlskit.filler.inserter import Filler
+from rlskit.filler.shapes import Shape
 from rlskit.names import QualifiedName
 from rlskit.prover import people, questions, scenes
 from rlskit.prover.cells import Cell, Probe, unprovable
-from rlskit.prover.filler import Filler
 from rlskit.prover.ground import Ground, Stored
 from rlskit.prover.proof import Failure, Result
 from rlskit.prover.scenes import Naming
-from rlskit.prover.shapes import Shape
 from rlskit.prover.stage import Stage, TransactionStage
 from rlskit.rules import Rules, TableRules, Unmanaged
 from rlskit.words import did_you_mean

@@ -14,13 +14,13 @@ from psycopg.sql import DEFAULT, SQL, Composable, Identifier, Literal
 
 from rlskit import ddl, runtime
 from rlskit.attempts import Attempt
+from rlskit.filler.inserter import insertion
+from rlskit.filler.shapes import Column
 from rlskit.names import QualifiedName
 from rlskit.prover import stage
 from rlskit.prover.cells import Cell, Probe
-from rlskit.prover.filler import insertion
 from rlskit.prover.people import Person
 from rlskit.prover.rehearsal import Rehearsal
-from rlskit.prover.shapes import Column
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -11,10 +11,10 @@ from psycopg.rows import dict_row
 from rlskit import Identity
 from rlskit.attempts import Attempt
 from rlskit.errors import KitError
+from rlskit.filler.inserter import Filler
 from rlskit.gatekeeper import Terms
 from rlskit.names import QualifiedName
 from rlskit.prelude import Asker
-from rlskit.prover.filler import Filler
 from rlskit.rules import Rule, checked_table
 from rlskit.testing import access, proving
 from rlskit.testing.access import Asked

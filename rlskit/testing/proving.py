@@ -7,11 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from rlskit import catalog, compiler
+from rlskit.filler.inserter import Filler
 from rlskit.gatekeeper import Terms
 from rlskit.names import QualifiedName
 from rlskit.prover import rehearsal
 from rlskit.prover.cells import Cell, Probe
-from rlskit.prover.filler import Filler
 from rlskit.prover.proof import Proof
 from rlskit.prover.rehearsal import Rehearsal
 from rlskit.prover.stage import LoginStage, Performed, TransactionStage

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from rlskit import Open, TableRules, allow, reference
+from rlskit.filler.shapes import Column, Shape, Type
 from rlskit.names import QualifiedName
 from rlskit.prover import people, questions, scenes
 from rlskit.prover.cells import Cell
 from rlskit.prover.ground import Ground, Stored
-from rlskit.prover.shapes import Column, Shape, Type
 
 TEXT = Type(name="text", kind="base", category="S")
 LIST = Type(name="text[]", kind="array", category="A", inner=TEXT)

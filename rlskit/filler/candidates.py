@@ -14,9 +14,9 @@ from random import Random
 from typing import TypeAlias
 from uuid import UUID
 
-from rlskit.prover import patterns
-from rlskit.prover.shapes import Type
-from rlskit.prover.wishes import Constant, Wish
+from rlskit.filler import patterns
+from rlskit.filler.shapes import Type
+from rlskit.filler.wishes import Constant, Wish
 
 Value: TypeAlias = str | list[str]  # as PostgreSQL writes it, but for arrays of texts
 

@@ -1,4 +1,4 @@
-"""`rlskit.prover.filler`: a row for every kind of table, made up where nobody says it, and repeated in plain SQL; what cannot be made up is said."""
+"""`rlskit.filler`: a row for every kind of table, made up where nobody says it, and repeated in plain SQL; what cannot be made up is said."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from psycopg.sql import SQL, Identifier, Literal
 
 from rlskit import TableRules, allow, ddl
 from rlskit.errors import PlanError, UnfillableError, UnknownColumnError
+from rlskit.filler import patterns
+from rlskit.filler.inserter import Filler, insertion
 from rlskit.names import QualifiedName
-from rlskit.prover import patterns
-from rlskit.prover.filler import Filler, insertion
 from tests.support import ALICE, BOB, Database, Server, fresh_database, full, perform
 
 ZOO = (Path(__file__).parent / "zoo.sql").read_text(encoding="utf-8")

@@ -201,7 +201,7 @@ class _Query:
 
     def __call__(self, script: str, **parameters: object) -> list[Any]:
         arguments = {"oids": self.oids, **parameters}
-        return self._cursor.execute(runtime.script(f"prover/{script}.sql"), arguments).fetchall()
+        return self._cursor.execute(runtime.script(f"filler/{script}.sql"), arguments).fetchall()
 
 
 def _columns(query: _Query) -> dict[int, tuple[Column, ...]]:

@@ -19,9 +19,9 @@ from psycopg.errors import (
     UniqueViolation,
 )
 
-from rlskit.prover.candidates import Value, candidates
-from rlskit.prover.shapes import Column, ForeignKey, Limit, Shape
-from rlskit.prover.wishes import Constant, Wish, constants
+from rlskit.filler.candidates import Value, candidates
+from rlskit.filler.shapes import Column, ForeignKey, Limit, Shape
+from rlskit.filler.wishes import Constant, Wish, constants
 
 MOST_FRESH = 50  # times that other fresh values are tried where a row like this is there already
 

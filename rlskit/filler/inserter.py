@@ -16,11 +16,11 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from rlskit import ddl
 from rlskit.errors import PlanError, UnfillableError, UnknownColumnError
+from rlskit.filler import shapes
+from rlskit.filler.candidates import MOST
+from rlskit.filler.drafts import Draft, Parent, Refusal
+from rlskit.filler.shapes import ForeignKey, Shape
 from rlskit.names import QualifiedName
-from rlskit.prover import shapes
-from rlskit.prover.candidates import MOST
-from rlskit.prover.drafts import Draft, Parent, Refusal
-from rlskit.prover.shapes import ForeignKey, Shape
 from rlskit.words import did_you_mean
 
 TRIES = 600  # of one row
