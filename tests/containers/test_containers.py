@@ -171,3 +171,30 @@ def test_an_image_whose_container_ends_at_once(docker: Any) -> None:
 
     assert caught.value.message == "the container ended by itself with code 3; the end of its log:\nno moon tonight …"
     assert (before, after) == (set(), set())
+
+
+def test_a_suite_of_the_kit_runs_on_a_container_as_an_ordinary_login(docker: Any, pytester: pytest.Pytester) -> None:
+    """Over TCP and by password, in a process of its own, and nothing of it is left."""
+    before = {each.id for each in docker.containers.list(all=True)}
+    pytester.makepyprojecttoml(
+        '[tool.pytest.ini_options]\nrlskit_rules = "rlskit.toml"\nrlskit_load = ["schema.sql"]\n'
+    )
+    pytester.makefile(".toml", rlskit='role = "app_user"\n[tables.todo]\nallow = [{ owner = "owner" }]\n')
+    pytester.makefile(".sql", schema="create table todo (id int primary key, content text, owner text);")
+    pytester.makepyfile(
+        """
+        from rlskit.testing import person
+
+        def test_bob_sees_nothing(rlskit_server, rlskit_db, as_user, assert_cannot):
+            assert rlskit_server.provider == "container"
+            milk = rlskit_db.insert("todo", owner=person("alice"))
+            assert_cannot("bob", ["read", "delete"], milk)
+            with as_user("alice") as conn:
+                bound = conn.execute("select session_user, current_setting('is_superuser')").fetchone()
+            assert bound == (rlskit_db.login, "off")
+        """
+    )
+    result = pytester.runpytest_subprocess("--rlskit-server", "container", "-p", "no:cacheprovider")
+
+    result.assert_outcomes(passed=1)
+    assert {each.id for each in docker.containers.list(all=True)} == before
