@@ -68,6 +68,31 @@ def findings(conn: Connection[Any], rules: Rules) -> tuple[Finding, ...]:
     return (*found, *_of_plan(conn, rules, found))
 
 
+@dataclass(frozen=True, slots=True)
+class Unruled:
+    """A table that no rule names, and what the role may do there all the same."""
+
+    table: QualifiedName
+    privileges: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.table} ({', '.join(self.privileges)})"
+
+
+def unruled(conn: Connection[Any], rules: Rules) -> tuple[Unruled, ...]:
+    """Return the tables that the role of the rules reaches and no rule names; nothing of them is proved. Reads only; an idle connection is idle afterwards."""
+    names = [each.name for each in rules.tables]
+    asked = {
+        "role": rules.role,
+        "schemas": [each.schema for each in names],
+        "tables": [each.name for each in names],
+    }
+    with catalog.reading(conn):
+        cursor = conn.cursor(row_factory=tuple_row)
+        found = cursor.execute(runtime.script("catalog/unruled.sql"), asked).fetchall()
+    return tuple(Unruled(QualifiedName(schema, name), tuple(privileges)) for schema, name, privileges in found)
+
+
 def _of_role(conn: Connection[Any], role: str, database: Database) -> Iterator[Finding]:
     with catalog.reading(conn):
         try:

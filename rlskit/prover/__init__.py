@@ -60,8 +60,9 @@ def prove(
     said = tuple((each.name, str(each)) for each in chosen)
     if any(_stops(each, chosen) for each in found):
         return Proof((), found, said, asked=False)
+    beside = () if tables or found else preflight.unruled(conn, rules)
     with rehearse(conn, rules, *(each.name for each in chosen), values=values) as rehearsal:
-        return Proof(_results(rehearsal, say), found, said)
+        return Proof(_results(rehearsal, say), found, said, beside=beside)
 
 
 def mutate(

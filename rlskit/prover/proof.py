@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from rlskit import ddl
 from rlskit.names import QualifiedName
-from rlskit.preflight import Finding
+from rlskit.preflight import Finding, Unruled
 from rlskit.prover.cells import Cell, Probe
 from rlskit.vocabulary import OPERATIONS
 from rlskit.words import counted
@@ -53,7 +53,8 @@ class Result:
 class Proof:
     """What came of all cells, of tables with these ``rules`` in words.
 
-    ``findings`` are why the database is none that proves anything; ``asked`` is False where nothing was asked because of them.
+    ``findings`` are why the database is none that proves anything; ``asked`` is False where nothing was asked because of them. ``beside`` are tables
+    that no rule names and that the role reaches all the same: a note, and not red.
 
     ``str()`` tells it: a matrix for each table, and each red cell.
     """
@@ -62,6 +63,7 @@ class Proof:
     findings: tuple[Finding, ...] = ()
     rules: tuple[tuple[QualifiedName, str], ...] = ()
     asked: bool = True
+    beside: tuple[Unruled, ...] = ()
 
     @property
     def total(self) -> int:
@@ -104,6 +106,7 @@ class Proof:
             "cells": self.total,
             "proved": self.proved,
             "probes": self.probes,
+            "unruled": [{"table": str(each.table), "privileges": list(each.privileges)} for each in self.beside],
             "findings": [
                 {
                     "table": str(each.table) if each.table else None,
@@ -165,6 +168,10 @@ def _story(proof: Proof) -> Iterator[str]:
         yield ""
     if proof.total:
         yield f"{_MARKS['allowed']} something is allowed, {_MARKS['held']} nothing is, as the rules say; {_MARKS['red']} red"
+        yield ""
+    if proof.beside:
+        yield f"note: no rule names what the role reaches all the same: {', '.join(map(str, proof.beside))}"
+        yield "  write its rules, or Unmanaged(reason=…) where that is meant"
         yield ""
     yield from _verdict(proof)
 

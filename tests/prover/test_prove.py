@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import psycopg
 import pytest
 
-from rlskit import Open, Rules, TableRules, allow, catalog, compiler, ddl, plan
+from rlskit import Open, Rules, TableRules, Unmanaged, allow, catalog, compiler, ddl, plan
 from rlskit.demo import RULES as DEMO
 from rlskit.errors import PlanError, TransactionInProgressError
 from rlskit.prover import Proof, Rehearsal, prove, rehearse
@@ -356,6 +356,22 @@ def test_a_row_that_cannot_be_made_is_a_red_cell_with_its_reason(fresh: Database
     assert str(proof).count("its rows could not be made") == 1
     assert "--values" in str(proof)
     assert "rlskit plan" not in str(proof)
+
+
+def test_a_table_that_was_forgotten_is_told(server: Server) -> None:
+    """And only where the role reaches it; what the rules leave alone on purpose is not forgotten."""
+    with fresh_database(server, "forgotten") as database:
+        database.execute(
+            "create table todo (id serial primary key)",
+            *(f"create table {name} (id int)" for name in ("secret", "own", "versions")),
+            *(f"grant select (id), delete on {name} to {database.app}" for name in ("secret", "versions")),
+        )
+        rules = database.apply(TableRules("todo", allow.owner()), TableRules("versions", Unmanaged(reason="a tool's")))
+        proof = proved(database, rules)
+
+    assert (proof.clean, [str(each) for each in proof.beside]) == (True, ["public.secret (select, delete)"])
+    assert "note: no rule names what the role reaches all the same: public.secret (select, delete)\n" in str(proof)
+    assert proof.to_dict()["unruled"] == [{"table": "public.secret", "privileges": ["select", "delete"]}]
 
 
 def test_nothing_to_prove_is_red() -> None:
